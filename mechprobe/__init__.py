@@ -1,0 +1,51 @@
+"""mechprobe: where in a transformer is the answer?
+
+Three probes over one TransformerLens model: ``logit_lens`` (what would it say after each layer),
+query-key alignment of attention heads, and world-model tests. Importing this package loads neither
+torch nor TransformerLens; the names below do, when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mechprobe.lens import expressible as expressible
+    from mechprobe.lens import generate_with_lens as generate_with_lens
+    from mechprobe.lens import logit_lens as logit_lens
+    from mechprobe.lens import vocabulary_neighbors as vocabulary_neighbors
+    from mechprobe.models import chat_prompt as chat_prompt
+    from mechprobe.models import check_model as check_model
+    from mechprobe.models import load_model as load_model
+    from mechprobe.report import write_report as write_report
+    from mechprobe.results import LensResult as LensResult
+    from mechprobe.results import Result as Result
+    from mechprobe.results import load_result as load_result
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "LensResult": "mechprobe.results",
+    "Result": "mechprobe.results",
+    "chat_prompt": "mechprobe.models",
+    "check_model": "mechprobe.models",
+    "expressible": "mechprobe.lens",
+    "generate_with_lens": "mechprobe.lens",
+    "load_model": "mechprobe.models",
+    "load_result": "mechprobe.results",
+    "logit_lens": "mechprobe.lens",
+    "vocabulary_neighbors": "mechprobe.lens",
+    "write_report": "mechprobe.report",
+}
+
+__all__ = [*_HOME, "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        msg = f"module 'mechprobe' has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

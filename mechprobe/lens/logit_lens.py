@@ -1,0 +1,188 @@
+r"""The logit lens: what would the model say if it stopped after layer l?
+
+Every layer adds to one residual stream :math:`x_l`; the model answers by reading the last one,
+:math:`z = W_U^\top \mathrm{norm}(x_L)`. The lens reads the earlier ones the same way,
+:math:`z_l = W_U^\top \mathrm{norm}(x_l)`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mechprobe import provenance
+from mechprobe.kernels import readout
+from mechprobe.lens.capture import Reader
+from mechprobe.lens.dataset import Cells, cells_read, lens_dataset
+from mechprobe.lens.request import (
+    Norm,
+    Positions,
+    Stream,
+    Targets,
+    Translator,
+    check_top_k,
+    hook_names,
+    resolve_layers,
+    resolve_positions,
+    resolve_targets,
+)
+from mechprobe.models import (
+    Batch,
+    Model,
+    Prompts,
+    TokenText,
+    batches,
+    describe,
+    require_model,
+    token_ids,
+    tokenizer_of,
+    unembedding,
+)
+from mechprobe.results import LensResult
+
+
+def logit_lens(
+    model: Model,
+    prompts: Prompts,
+    *,
+    positions: Positions = -1,
+    layers: Sequence[int] | None = None,
+    stream: Stream = "resid_post",
+    top_k: int = 10,
+    targets: Any = None,
+    norm: Norm = "final",
+    translators: Translator | Mapping[int, Callable[[Tensor], Tensor]] | None = None,
+    prepend_bos: bool | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> LensResult:
+    r"""Read what the model would say after every layer.
+
+    .. math::
+        z_{l} = f(\mathrm{norm}(T_l(x_l)) W_U + b_U), \qquad p_l = \mathrm{softmax}(z_l)
+
+    with :math:`x_l` the residual stream after block l (or another ``stream``), :math:`T_l` a
+    translator (identity by default), the model's own final norm with statistics of :math:`x_l`
+    itself, and :math:`f` its soft-cap or scale. It is a reading, not a cause: that a layer's
+    stream can be read as a token does not show that the model uses it so.
+
+    Before anything is returned, the path is checked on the model itself: final norm and
+    unembedding of the last ``resid_post`` must give the model's own logits.
+
+    Args:
+        model: A TransformerLens model (``TransformerBridge`` or ``HookedTransformer``).
+        prompts: A text, texts, lists of token ids, or a tensor of ids. A text that begins with
+            the BOS token does not get a second one.
+        positions: Where to read: one position, several, a slice, None for all; negative ones
+            count from the end. Cost is linear in positions.
+        layers: -1 is the embedding (``resid_post`` only), l is after block l; None for all.
+        stream: ``"resid_post"``, ``"resid_mid"``, or what one part of the block adds,
+            ``"attn_out"`` or ``"mlp_out"``.
+        top_k: How many tokens to keep per cell, 1 to ``d_vocab``.
+        targets: Tokens to follow: texts of one token each or ids, shared by all cells; or an
+            integer array ``[prompt, pos]`` or ``[prompt, pos, target]``, one for each cell.
+        norm: ``"final"`` or ``"none"`` (raw residuals, as some published scripts read them).
+        translators: ``f(rows, layer)`` or a mapping layer to ``f(rows)``, applied to residual
+            rows ``[row, d_model]`` before the norm; a tuned lens, for instance.
+        prepend_bos: Whether texts get a BOS token; None for the model's habit.
+        batch_size: Prompts per forward pass; by default as many as hold 1,024 tokens.
+        progress: Show a bar over prompts.
+
+    Returns:
+        A ``LensResult`` over (prompt, pos, layer); log-probabilities, entropy and divergence in
+        nats, ranks from 0.
+
+    Raises:
+        ValueError: An empty or too long prompt, a position, layer, target or ``top_k`` out of
+            range, a target that is several tokens, NaN weights, or a read-out path that is not
+            the model's.
+        TypeError: Something that is not a TransformerLens model, or prompts that are not.
+        NotImplementedError: An architecture or a stream that cannot be read.
+
+    Example:
+        >>> import mechprobe as mp
+        >>> lens = mp.logit_lens(tiny_model, [[1, 2, 3]], top_k=2, progress=False)
+        >>> dict(lens.data.sizes)
+        {'prompt': 1, 'pos': 1, 'layer': 4, 'k': 2}
+
+    References:
+        nostalgebraist, "interpreting GPT: the logit lens" (2020),
+        https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens
+    """
+    started, clock = provenance.utc_now(), perf_counter()
+    require_model(model)
+    ids = token_ids(model, prompts, prepend_bos=prepend_bos)
+    chosen = resolve_positions(positions, [len(row) for row in ids])
+    reader = lens_reader(model, layers, stream, norm, translators)
+    wanted = resolve_targets(model, targets, chosen)
+    k = check_top_k(top_k, reader.path.d_vocab)
+    cells = Cells(
+        [len(c) for c in chosen], len(reader.layers), k, len(wanted.labels), _real(reader)
+    )
+    with tqdm(total=len(ids), desc="lens", unit="prompt", disable=not progress, leave=False) as bar:
+        for batch in batches(model, ids, batch_size):
+            _read_batch(reader, batch, chosen, wanted, k, cells)
+            bar.update(len(batch.index))
+    text = TokenText(tokenizer_of(model))
+    shown = [text.joined(row) for row in ids]
+    data = lens_dataset(cells, cells_read(ids, chosen), reader.layers, wanted, text, shown)
+    record = provenance.Provenance(
+        function="mechprobe.logit_lens",
+        arguments=provenance.plain({
+            "positions": positions, "layers": layers, "stream": stream, "top_k": top_k,
+            "targets": wanted.labels, "norm": norm, "translators": translators,
+            "prepend_bos": prepend_bos,
+        }),
+        model=describe(model),
+        data_digest=provenance.digest_json([[*row] for row in ids]),
+        time_started=started,
+        time_seconds=perf_counter() - clock,
+    )  # fmt: skip
+    return LensResult(data, record)
+
+
+def lens_reader(
+    model: Model,
+    layers: Sequence[int] | None,
+    stream: Stream,
+    norm: Norm,
+    translators: Translator | Mapping[int, Callable[[Tensor], Tensor]] | None,
+) -> Reader:
+    """Return the reader for a request, refusing what the model does not have.
+
+    Raises:
+        ValueError: An unknown ``stream`` or ``norm``, or a layer out of range.
+        NotImplementedError: A stream that the model does not have.
+    """
+    if norm not in ("final", "none"):
+        msg = f"norm must be 'final' or 'none'; found {norm!r}."
+        raise ValueError(msg)
+    hook_names(model, [], stream)
+    chosen = resolve_layers(model, layers, stream)
+    hook_names(model, chosen, stream)
+    return Reader(model, unembedding(model), chosen, stream, norm, translators)
+
+
+def _real(reader: Reader) -> torch.dtype:
+    return torch.promote_types(reader.path.W_U.dtype, torch.float32)
+
+
+def _read_batch(
+    reader: Reader, batch: Batch, positions: list[list[int]], targets: Targets, k: int, cells: Cells
+) -> None:
+    chosen = [positions[i] for i in batch.index]
+    width = max(map(len, chosen))
+    index = torch.tensor([[*c, *[0] * (width - len(c))] for c in chosen])
+    valid = np.arange(width) < np.array([len(c) for c in chosen])[:, None]
+    rows, _ = reader.rows(batch.ids, index, check=True, mask=batch.mask)
+    rows = rows.flatten(1, 2)
+    if not valid.all():
+        rows = rows[:, torch.from_numpy(valid).flatten().to(rows.device)]
+    ids = torch.from_numpy(targets.ids[batch.index][:, :width][valid]).to(rows.device)
+    path = reader.path
+    read = readout(rows, path.W_U, path.b_U, k=k, targets=ids, transform=path.transform)
+    cells.put(batch.index, valid, read, reader.source)

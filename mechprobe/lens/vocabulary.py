@@ -1,0 +1,223 @@
+"""Geometry of the unembedding: what can be said, and what the nearest thing to say is."""
+
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from mechprobe import provenance
+from mechprobe.kernels import nearest_columns
+from mechprobe.kernels.vocabulary import Metric
+from mechprobe.lens.logit_lens import lens_reader
+from mechprobe.lens.request import check_top_k, one_token, resolve_positions
+from mechprobe.models import (
+    Model,
+    TokenText,
+    describe,
+    require_model,
+    require_tokenizer,
+    token_ids,
+    tokenizer_of,
+    unembedding,
+)
+from mechprobe.results import Expressibility, VocabularyNeighbors
+
+
+def vocabulary_neighbors(
+    model: Model,
+    query: str | int | Mapping[str, float] | Float[Tensor, " d_model"],
+    *,
+    at: tuple[int, int] | None = None,
+    k: int = 10,
+    metric: Metric = "dot",
+) -> VocabularyNeighbors:
+    r"""Return the tokens whose unembedding rows are nearest to a direction.
+
+    .. math::
+        x = \sum_t w_t \, \overline{W_U[:, t]}, \qquad
+        s_v = x \cdot W_U[:, v] \quad\text{(or its cosine)}
+
+    Args:
+        model: A TransformerLens model.
+        query: A token (text or id); a mixture ``{text: weight}``, as in word2vec arithmetic, where
+            a text of several tokens stands for the mean of their rows; a vector ``[d_model]`` (as
+            it would reach the unembedding); or, together with ``at``, a prompt.
+        at: ``(layer, position)``: ask for the residual stream of the prompt ``query`` there, after
+            the final norm. Layer -1 is the embedding.
+        k: How many tokens, 1 to ``d_vocab``.
+        metric: ``"dot"``, by which logits rank, or ``"cosine"`` (-1 to 1).
+
+    Returns:
+        A ``VocabularyNeighbors``, nearest first; tokens of the query itself are marked.
+
+    Raises:
+        ValueError: An empty mixture or text, a vector of another length, an unknown metric, or
+            ``k``, ``at`` out of range.
+
+    Example:
+        >>> import mechprobe as mp
+        >>> near = mp.vocabulary_neighbors(tiny_model, 3, k=2, metric="cosine")
+        >>> int(near.data["token"][0]), round(float(near.data["score"][0]), 3)
+        (3, 1.0)
+
+    References:
+        Mikolov et al., "Linguistic Regularities in Continuous Space Word Representations" (2013),
+        https://aclanthology.org/N13-1090
+    """
+    started, clock = provenance.utc_now(), perf_counter()
+    require_model(model)
+    _check_metric(metric)
+    path = unembedding(model)
+    k = check_top_k(k, path.d_vocab)
+    terms: dict[str, tuple[list[int], float]] = {}
+    if at is not None:
+        x = _residual(model, query, at)
+    elif isinstance(query, Tensor):
+        x = _vector(query, path.W_U)
+    else:
+        terms = _terms(model, query)
+        x = _mixture(path.W_U, terms)
+    score, ids = nearest_columns(x[None], path.W_U, k=k, metric=metric)
+    text = TokenText(tokenizer_of(model))
+    tokens = ids[0].cpu().numpy().astype(np.int32)
+    inputs = {i for pieces, _ in terms.values() for i in pieces}
+    data = xr.Dataset({
+        "token": ("k", tokens),
+        "text": ("k", np.array([text.text(i) for i in tokens.tolist()], dtype=object)),
+        "score": ("k", score[0].cpu().numpy()),
+        "is_input": ("k", np.array([i in inputs for i in tokens.tolist()])),
+    })  # fmt: skip
+    if terms:
+        data = data.assign(
+            weight=("term", np.array([w for _, w in terms.values()])),
+            n_tokens=("term", np.array([len(p) for p, _ in terms.values()], np.int32)),
+        ).assign_coords(term=np.array(list(terms), dtype=object))
+    data["score"].attrs = {"long_name": metric, "units": "1"}
+    shown = _digest(x) if isinstance(query, Tensor) else query
+    arguments = provenance.plain({"query": shown, "at": at, "k": k, "metric": metric})
+    record = provenance.Provenance(
+        function="mechprobe.vocabulary_neighbors",
+        arguments=arguments,
+        model=describe(model),
+        data_digest=_digest(x),
+        time_started=started,
+        time_seconds=perf_counter() - clock,
+    )
+    return VocabularyNeighbors(data, record)
+
+
+def expressible(model: Model, text: str, *, metric: Metric = "cosine") -> Expressibility:
+    r"""Say whether one token means ``text``, and which other token comes nearest.
+
+    With :math:`x` the mean of the unembedding rows of the text's tokens: ``own`` is the best score
+    among those tokens, ``other`` the best among all the rest, and the margin own - other tells how
+    safely a model that points exactly at :math:`x` says a part of the text. It is a fact about the
+    unembedding, not about what the model ever points at.
+
+    Args:
+        model: A TransformerLens model with a tokenizer.
+        text: What one would like to say; a leading space belongs to it.
+        metric: ``"cosine"`` (-1 to 1) or ``"dot"``.
+
+    Returns:
+        An ``Expressibility``.
+
+    Raises:
+        ValueError: An empty text, an unknown metric, or a model without tokenizer.
+    """
+    started, clock = provenance.utc_now(), perf_counter()
+    require_model(model)
+    require_tokenizer(model, "text")
+    _check_metric(metric)
+    path = unembedding(model)
+    pieces, _ = _terms(model, {text: 1.0})[text]
+    x = _mixture(path.W_U, {text: (pieces, 1.0)})
+    k = min(path.d_vocab, len(set(pieces)) + 1)
+    every, _ = nearest_columns(x[None], path.W_U[:, sorted(set(pieces))], k=1, metric=metric)
+    score, ids = nearest_columns(x[None], path.W_U, k=k, metric=metric)
+    other = next(i for i, t in enumerate(ids[0].tolist()) if t not in pieces)
+    read = TokenText(tokenizer_of(model))
+    own, rival = float(every[0, 0]), float(score[0, other])
+    data = xr.Dataset({
+        "asked": ((), np.array(text, dtype=object)),
+        "token": ("piece", np.array(pieces, np.int32)),
+        "text": ("piece", np.array([read.text(i) for i in pieces], dtype=object)),
+        "one_token": ((), len(pieces) == 1),
+        "own": ((), own),
+        "other": ((), rival),
+        "other_token": ((), int(ids[0, other])),
+        "other_text": ((), np.array(read.text(int(ids[0, other])), dtype=object)),
+        "margin": ((), own - rival),
+    })  # fmt: skip
+    record = provenance.Provenance(
+        function="mechprobe.expressible",
+        arguments={"text": text, "metric": metric},
+        model=describe(model),
+        data_digest=_digest(x),
+        time_started=started,
+        time_seconds=perf_counter() - clock,
+    )
+    return Expressibility(data, record)
+
+
+def _check_metric(metric: str) -> None:
+    if metric not in ("dot", "cosine"):
+        msg = f"metric must be 'dot' or 'cosine'; found {metric!r}."
+        raise ValueError(msg)
+
+
+def _terms(model: Model, query: Any) -> dict[str, tuple[list[int], float]]:
+    """Return the token ids and weight of each term of a mixture."""
+    if isinstance(query, int | np.integer):
+        token = one_token(model, int(query))
+        return {TokenText(tokenizer_of(model)).text(token): ([token], 1.0)}
+    mixture: Mapping[str, float] = {query: 1.0} if isinstance(query, str) else query
+    if not mixture:
+        msg = "the mixture is empty; give at least one {text: weight}."
+        raise ValueError(msg)
+    require_tokenizer(model, "a query")
+    out: dict[str, tuple[list[int], float]] = {}
+    for term, weight in mixture.items():
+        ids: list[int] = tokenizer_of(model)(term, add_special_tokens=False)["input_ids"]
+        if not ids:
+            msg = f"{term!r} is no token at all; there is no direction to look along."
+            raise ValueError(msg)
+        out[term] = (ids, float(weight))
+    return out
+
+
+def _mixture(
+    W_U: Float[Tensor, "d_model d_vocab"], terms: Mapping[str, tuple[list[int], float]]
+) -> Float[Tensor, " d_model"]:
+    wide = torch.promote_types(W_U.dtype, torch.float32)
+    rows = [weight * W_U[:, ids].to(wide).mean(-1) for ids, weight in terms.values()]
+    return torch.stack(rows).sum(0)
+
+
+def _vector(query: Tensor, W_U: Float[Tensor, "d_model d_vocab"]) -> Float[Tensor, " d_model"]:
+    if query.shape != W_U.shape[:1] or not query.is_floating_point():
+        msg = (
+            f"a query vector must be real and of length d_model = {W_U.shape[0]}; found "
+            f"{query.dtype} of shape {tuple(query.shape)}."
+        )
+        raise ValueError(msg)
+    return query.detach().to(W_U)
+
+
+def _residual(model: Model, prompt: Any, at: tuple[int, int]) -> Float[Tensor, " d_model"]:
+    layer, position = at
+    ids = token_ids(model, prompt)
+    where = resolve_positions(position, [len(ids[0])])
+    reader = lens_reader(model, [layer], "resid_post", "final", None)
+    device = torch.device(model.cfg.device or "cpu")
+    rows, _ = reader.rows(torch.tensor(ids[:1], device=device), torch.tensor(where), check=True)
+    return rows[reader.source[0], 0, 0]
+
+
+def _digest(x: Tensor) -> str:
+    return provenance.digest_json(x.detach().double().cpu().tolist())

@@ -1,0 +1,112 @@
+"""The one way analyses run a model: capture what is needed, compute no logits nobody wants."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechprobe.models.protocol import Model, Sink, is_bridge, model_name
+
+Logits = Literal["none", "last", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one forward pass gave besides what its sinks took.
+
+    Attributes:
+        logits: The model's own logits; None, or of the last column, or of all, as asked for.
+        cache: Keys and values to continue from, where ``keep_cache`` was asked for.
+    """
+
+    logits: Float[Tensor, "batch pos d_vocab"] | None
+    cache: Any
+
+
+@torch.no_grad()
+def run(
+    model: Model,
+    ids: Int[Tensor, "batch pos"],
+    capture: Mapping[str, Sink],
+    *,
+    mask: Int[Tensor, "batch total"] | None = None,
+    logits: Logits = "none",
+    cache: Any = None,
+    keep_cache: bool = False,
+) -> Run:
+    """Run ``ids`` through the model, handing named activations to sinks as they come by.
+
+    A bridge is driven through its Hugging Face body, so that the unembedding runs over no more
+    positions than ``logits`` asks for (on SmolLM2 it is half the cost of a forward pass).
+
+    Args:
+        model: Checked by ``require_model``.
+        ids: Token ids; rows shorter than the batch are padded on the right.
+        capture: Hook name (``"blocks.3.hook_resid_post"``) to a function of the activation
+            ``[batch, pos, ...]``; it must not change it.
+        mask: 1 for tokens, 0 for padding; needed only where rows are padded.
+        logits: Whether to compute logits nowhere, at the last column, or everywhere.
+        cache: What an earlier ``run(keep_cache=True)`` returned; ``ids`` continue from there.
+        keep_cache: Return keys and values.
+
+    Returns:
+        The logits asked for, and the cache.
+
+    Raises:
+        NotImplementedError: A hook named in ``capture`` does not exist in this model.
+    """
+    hooks = [(name, _as_hook(sink)) for name, sink in capture.items()]
+    for name in capture:
+        if name not in model.hook_dict:
+            msg = f"{model_name(model)} has no activation {name!r}."
+            raise NotImplementedError(msg)
+    with model.hooks(fwd_hooks=hooks):
+        if is_bridge(model):
+            return _run_bridge(model, ids, mask, logits, cache, keep_cache)
+        return _run_hooked(model, ids, logits, cache, keep_cache)
+
+
+def _as_hook(sink: Sink) -> Any:
+    def hook_fn(activation: Tensor, hook: Any) -> None:  # noqa: ARG001
+        sink(activation.detach())
+
+    return hook_fn
+
+
+def _run_bridge(
+    model: Any, ids: Tensor, mask: Tensor | None, logits: Logits, cache: Any, keep_cache: bool
+) -> Run:
+    hf = model.original_model
+    kwargs: dict[str, Any] = {"input_ids": ids, "use_cache": keep_cache}
+    if mask is not None:
+        kwargs["attention_mask"] = mask
+    if cache is not None:
+        kwargs["past_key_values"] = cache
+    if getattr(model.cfg, "is_stateful", False):
+        del kwargs["use_cache"]
+    if "pos_embed" in model._modules:
+        # Learned positions are embedded for one row and expanded by the bridge.
+        model.pos_embed._current_batch_size = len(ids)
+    if logits == "none":
+        out = hf.base_model(**kwargs)
+        return Run(None, getattr(out, "past_key_values", None))
+    if logits == "last" and "logits_to_keep" in inspect.signature(hf.forward).parameters:
+        kwargs["logits_to_keep"] = 1
+    out = hf(**kwargs)
+    found = out.logits[:, -1:] if logits == "last" else out.logits
+    return Run(found, getattr(out, "past_key_values", None))
+
+
+def _run_hooked(model: Any, ids: Tensor, logits: Logits, cache: Any, keep_cache: bool) -> Run:
+    if keep_cache and cache is None:
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+        cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, len(ids))
+    stop = model.cfg.n_layers if logits == "none" else None
+    out = model(ids, return_type="logits", past_kv_cache=cache, stop_at_layer=stop)
+    found = {"none": None, "last": out[:, -1:], "all": out}[logits]
+    return Run(found, cache)

@@ -1,0 +1,1 @@
+"""Figures: pure functions from a dataset to a plotly figure."""

@@ -1,0 +1,134 @@
+"""What made a number: the record that every result carries.
+
+A leaf: knows no model and no tensor. The same call on the same inputs gives the same record, the
+two time fields aside.
+"""
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+_PACKAGES = ("mechprobe", "torch", "transformer-lens", "transformers", "numpy", "xarray")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Function, inputs, model and machine behind one result.
+
+    Attributes:
+        function: Public name of the function that made the result.
+        arguments: What it was called with, defaults included; large inputs by digest.
+        model: Name, revision, weights digest, dtype, device and attention of the model.
+        data_digest: SHA-256 of the token ids that were read.
+        versions: Python and package versions.
+        git: Commit of the caller's working tree and whether it was dirty; empty outside git.
+        seed: Random seed, where one was used.
+        time_started: UTC time, ISO 8601.
+        time_seconds: How long the call took.
+    """
+
+    function: str
+    arguments: dict[str, Json]
+    model: dict[str, Json]
+    data_digest: str
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+    git: dict[str, Json] = field(default_factory=lambda: git_state())
+    seed: int | None = None
+    time_started: str = ""
+    time_seconds: float = 0.0
+
+    def to_json(self) -> str:
+        """Return the record as one JSON string with sorted keys."""
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Provenance":
+        """Read a record back.
+
+        Raises:
+            ValueError: The text is not a provenance record of this version.
+        """
+        try:
+            return cls(**json.loads(text))
+        except (TypeError, json.JSONDecodeError) as error:
+            msg = f"not a provenance record of mechprobe: {error}"
+            raise ValueError(msg) from error
+
+    def without_time(self) -> dict[str, Json]:
+        """Return the fields that two runs of one call must share."""
+        record: dict[str, Json] = asdict(self)
+        return {k: v for k, v in record.items() if not k.startswith("time_")}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a number."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def git_state(folder: Path | None = None) -> dict[str, Json]:
+    """Return commit and dirtiness of the git tree around ``folder`` (default: where Python runs).
+
+    Empty where there is no git tree, no commit yet or no git.
+    """
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *args], cwd=folder, capture_output=True, text=True, timeout=5, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "--verify", "HEAD")
+    if commit is None:
+        return {}
+    return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+
+
+def digest_json(value: Json) -> str:
+    """Return the SHA-256 of a JSON value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def utc_now() -> str:
+    """Return the time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def plain(arguments: Mapping[str, object]) -> dict[str, Json]:
+    """Return call arguments as JSON; what is no JSON value is named by its type."""
+
+    def convert(value: object) -> Json:
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, Mapping):
+            return {str(k): convert(v) for k, v in value.items()}
+        if isinstance(value, Sequence):
+            return [convert(v) for v in value]
+        if isinstance(value, slice):
+            return f"slice({value.start}, {value.stop}, {value.step})"
+        name = getattr(value, "__qualname__", None) or type(value).__qualname__
+        return f"<{getattr(value, '__module__', '')}.{name}>"
+
+    return {k: convert(v) for k, v in arguments.items()}

@@ -1,0 +1,31 @@
+"""Read any saved result back as the class that wrote it."""
+
+from pathlib import Path
+
+from mechprobe.results.base import Result, read
+from mechprobe.results.lens import LensResult
+from mechprobe.results.vocabulary import Expressibility, VocabularyNeighbors
+
+_CLASSES: tuple[type[Result], ...] = (LensResult, VocabularyNeighbors, Expressibility)
+
+
+def load_result(path: str | Path) -> Result:
+    """Read a file that ``Result.save`` wrote.
+
+    Args:
+        path: The netCDF file.
+
+    Returns:
+        The result, of the class that was saved, with identical data and provenance.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a result of mechprobe, or one of a kind or version unknown here.
+    """
+    schema, data, provenance = read(path)
+    for cls in _CLASSES:
+        if schema == cls.schema():
+            return cls(data, provenance)
+    known = ", ".join(cls.schema() for cls in _CLASSES)
+    msg = f"{path} has schema {schema!r}; this version of mechprobe reads {known}."
+    raise ValueError(msg)

