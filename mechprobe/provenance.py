@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+# Not recursive: the runtime type checker of the tests cannot resolve a type that names itself.
+Json = None | bool | int | float | str | list[Any] | dict[str, Any]
 
 _PACKAGES = ("mechprobe", "torch", "transformer-lens", "transformers", "numpy", "xarray")
 

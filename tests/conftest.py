@@ -1,7 +1,7 @@
 """Models that tests share. mechprobe is imported inside fixtures, after the typing hook is set."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,31 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def as_users_run_it() -> Iterator[None]:
+    """Switch the typing hook off, so that wrong types reach our own checks."""
+    import jaxtyping
+
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """Return ``tiny(architecture, tokenizer=False)``: a loaded tiny random model, made once."""
+    """Return ``tiny(architecture, tokenizer=, dtype=)``: a tiny random model, made once."""
     from mechprobe.models import load_model
     from tests.tiny import save_tiny
 
-    made: dict[tuple[str, bool], Any] = {}
+    made: dict[tuple[str, bool, torch.dtype], Any] = {}
 
-    def make(name: str = "llama", *, tokenizer: bool = False) -> Any:
-        key = (name, tokenizer)
+    def make(
+        name: str = "llama", *, tokenizer: bool = False, dtype: torch.dtype = torch.float32
+    ) -> Any:
+        key = (name, tokenizer, dtype)
         if key not in made:
             folder = save_tiny(tmp_path_factory.mktemp(name), name, tokenizer=tokenizer)
-            made[key] = load_model(folder, device="cpu")
+            made[key] = load_model(folder, device="cpu", dtype=dtype)
         return made[key]
 
     return make

@@ -150,10 +150,12 @@ def expressible(model: Model, text: str, *, metric: Metric = "cosine") -> Expres
         "one_token": ((), len(pieces) == 1),
         "own": ((), own),
         "other": ((), rival),
-        "other_token": ((), int(ids[0, other])),
+        "other_token": ((), np.int32(ids[0, other])),
         "other_text": ((), np.array(read.text(int(ids[0, other])), dtype=object)),
         "margin": ((), own - rival),
     })  # fmt: skip
+    for score_name in ("own", "other", "margin"):
+        data[score_name].attrs = {"long_name": metric, "units": "1"}
     record = provenance.Provenance(
         function="mechprobe.expressible",
         arguments={"text": text, "metric": metric},

@@ -120,7 +120,7 @@ def _hugging_face(model: Model, ids: Tensor) -> CheckLine:
     name = "logits against Hugging Face, eager attention"
     source = source_of(model)
     if source is None or source.folder is None:
-        return CheckLine(name, torch.nan, 0, "weights in memory: no checkpoint to load again")
+        return CheckLine(name, torch.nan, 0.0, "weights in memory: no checkpoint to load again")
     from transformers import AutoModelForCausalLM
 
     dtype = next(model.parameters()).dtype  # pyrefly: ignore[missing-attribute]
@@ -159,14 +159,14 @@ def _scores(model: Model, ids: Tensor) -> CheckLine:
     known: Any = model.hook_dict
     rotated = "blocks.0.attn.hook_rot_q" in known
     if kind not in ("standard", "rotary") or (kind == "rotary" and not rotated):
-        return CheckLine(name, torch.nan, 0, f"no rotated q and k to read ({kind or 'unknown'})")
+        return CheckLine(name, torch.nan, 0.0, f"no rotated q and k to read ({kind or 'unknown'})")
     q, k = ("hook_rot_q", "hook_rot_k") if rotated else ("hook_q", "hook_k")
     if not all(f"blocks.0.attn.{hook}" in known for hook in (q, k, "hook_attn_scores")):
-        return CheckLine(name, torch.nan, 0, f"no {q}, {k} and hook_attn_scores in this model")
+        return CheckLine(name, torch.nan, 0.0, f"no {q}, {k} and hook_attn_scores in this model")
     layers = sorted({0, int(model.cfg.n_layers) // 2, int(model.cfg.n_layers) - 1})
     worst = max(_score_error(model, ids, layer, q, k) for layer in layers)
     if worst == torch.inf:
-        return CheckLine(name, torch.nan, 0, "hook_attn_scores holds probabilities (mislabelled)")
+        return CheckLine(name, torch.nan, 0.0, "hook_attn_scores holds probabilities (mislabelled)")
     tolerance = _SCORE_TOLERANCE.get(next(model.parameters()).dtype, _HALF_SCORE_TOLERANCE)  # pyrefly: ignore[missing-attribute]
     return CheckLine(name, worst, tolerance, f"of the largest score, layers {layers}")
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mechprobe.models import packaged
 from mechprobe.models.identity import Source, remember
@@ -78,7 +78,7 @@ def load_model(
         else:
             model = _boot_without_tokenizer(source.folder, device, device_map, n_ctx, options)
     model.eval()
-    reason = unsupported_reason(model)
+    reason = unsupported_reason(cast("Any", model))
     if reason:
         msg = f"{name} ({model.cfg.architecture}) is not supported: {reason}"
         raise NotImplementedError(msg)

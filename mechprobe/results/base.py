@@ -86,6 +86,23 @@ class Result:
             Path(temporary).unlink(missing_ok=True) if temporary else None
         return path
 
+    def html(self, path: str | Path) -> Path:
+        """Write the result as one self-contained page: figures, table, provenance, citation.
+
+        Args:
+            path: The page to write.
+
+        Returns:
+            The path.
+
+        Raises:
+            OSError: The page cannot be written; nothing is left behind.
+        """
+        from mechprobe.results.html import write_page
+
+        title = f"{self.provenance.function} of {self.provenance.model.get('name', '?')}"
+        return write_page(Path(path), title, [self])
+
     def to_json(self) -> str:
         """Return ``{"schema", "data", "provenance"}`` as JSON; NaN becomes null."""
         record: dict[str, object] = {

@@ -70,10 +70,12 @@ class LensResult(Result):
 
         data = self.data.isel(prompt=prompt)
         shown = np.flatnonzero(data["valid"].values)
-        text, p = data["top_text"].values[..., 0], np.exp(data["top_log_prob"].values[..., 0])
-        labels = [f"{int(data['position'][i])} {data['token_text'].values[i]!r}" for i in shown]
+        text = data["top_text"].values[..., 0].tolist()
+        p = np.exp(data["top_log_prob"].values[..., 0])
+        read = data["token_text"].values.tolist()
+        labels = [f"{int(data['position'][i])} {read[i]!r}" for i in shown]
         columns = {
-            label: [f"{text[i, layer]!r} {p[i, layer]:.2f}" for layer in range(text.shape[1])]
+            label: [f"{text[i][layer]!r} {p[i, layer]:.2f}" for layer in range(p.shape[1])]
             for label, i in zip(labels, shown, strict=True)
         }
         if "merged_text" in data:

@@ -1,0 +1,130 @@
+"""Are two readings of the same model the same? Judged before any time is shown.
+
+Ids and ranks must be equal, except in cells where the float64 logits of the same residuals lie
+within ``TIE`` of each other, so that float32 arithmetic may order them either way. Such cells are
+counted and may be no more than ``MAX_TIED`` of all.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+Cells = npt.NDArray[np.int64]
+Logits = Callable[[Cells], npt.NDArray[np.float64]]
+
+TIE = 1e-4
+MAX_TIED = 0.005
+MAX_DIFFERENCE = 2e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One quantity of one contender against mechprobe's.
+
+    Attributes:
+        contender: Whose reading was compared.
+        workload: On which workload.
+        quantity: ``"top ids"``, ``"target rank"``, ``"entropy"`` or ``"KL to final"``.
+        passed: Whether they are the same.
+        detail: What was found, with figures.
+    """
+
+    contender: str
+    workload: str
+    quantity: str
+    passed: bool
+    detail: str
+
+    def __str__(self) -> str:
+        verdict = "equal" if self.passed else "DIFFERENT"
+        return f"{verdict}: {self.contender} on {self.workload}, {self.quantity}: {self.detail}"
+
+
+def compare(
+    contender: str,
+    workload: str,
+    ours: Mapping[str, Array],
+    theirs: Mapping[str, Array],
+    targets: npt.NDArray[np.int64],
+    logits: Logits,
+) -> list[Comparison]:
+    """Compare what a contender read with what mechprobe read.
+
+    Args:
+        contender: Its name.
+        workload: Name of the workload.
+        ours: ``top_id`` (prompt, pos, layer, k); ``rank``, ``entropy``, ``kl`` (prompt, pos,
+            layer).
+        theirs: The same, what it does not compute left out.
+        targets: Target id of each (prompt, pos).
+        logits: Gives float64 logits ``[cell, d_vocab]`` of cells ``[cell, 3]`` (prompt, pos,
+            layer), from the residuals that ours were read from.
+
+    Returns:
+        One comparison for each quantity that both have.
+    """
+    found: list[tuple[str, bool, str]] = []
+    for name, quantity in (("top_id", "top ids"), ("rank", "target rank")):
+        if name in theirs:
+            found.append((quantity, *_exact(name, ours[name], theirs[name], targets, logits)))
+    for name, quantity in (("entropy", "entropy"), ("kl", "KL to final")):
+        if name in theirs:
+            found.append((quantity, *_close(ours[name], theirs[name])))
+    return [Comparison(contender, workload, *line) for line in found]
+
+
+def _close(ours: Array, theirs: Array) -> tuple[bool, str]:
+    if ours.shape != theirs.shape:
+        return False, f"shape {theirs.shape}, expected {ours.shape}"
+    worst = float(np.abs(ours.astype(float) - theirs.astype(float)).max())
+    # NaN is a difference: `not worst <= ...` would say so, and so does this.
+    return worst <= MAX_DIFFERENCE, f"differs by at most {worst:.1e} nats of {MAX_DIFFERENCE:.0e}"
+
+
+def _exact(
+    name: str, ours: Array, theirs: Array, targets: npt.NDArray[np.int64], logits: Logits
+) -> tuple[bool, str]:
+    if ours.shape != theirs.shape:
+        return False, f"shape {theirs.shape}, expected {ours.shape}"
+    unequal = ours != theirs
+    if name == "top_id":
+        unequal = unequal.any(-1)
+    n_cells, n_unequal = unequal.size, int(unequal.sum())
+    share = f"{n_unequal} of {n_cells} cells ({n_unequal / n_cells:.2%})"
+    if n_unequal == 0:
+        return True, f"all {n_cells} cells"
+    if n_unequal > MAX_TIED * n_cells:
+        return False, f"{share} differ, {MAX_TIED:.1%} are allowed"
+    cells = np.argwhere(unequal)
+    at = tuple(cells.T)
+    z = logits(cells)
+    if name == "top_id":
+        explained = _ids_tied(ours[at], theirs[at], z)
+    else:
+        explained = _ranks_tied(ours[at], theirs[at], z, targets[at[0], at[1]])
+    if not explained.all():
+        where = tuple(cells[int(np.argmin(explained))].tolist())
+        return False, f"{share} differ, {int((~explained).sum())} not by a tie, first {where}"
+    return True, f"all but {share} whose float64 logits tie within {TIE:.0e}"
+
+
+def _ids_tied(ours: Array, theirs: Array, z: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Whether the two ids of each place have logits within ``TIE``, and no id comes twice."""
+    a, b = ours.astype(np.int64), theirs.astype(np.int64)
+    gap = np.abs(np.take_along_axis(z, a, -1) - np.take_along_axis(z, b, -1)).max(-1)
+    once = np.array([len(set(row)) == len(row) for row in b.tolist()])
+    return (gap < TIE) & once
+
+
+def _ranks_tied(
+    ours: Array, theirs: Array, z: npt.NDArray[np.float64], targets: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Whether both ranks are possible when every logit may move by less than ``TIE``."""
+    target = np.take_along_axis(z, targets[:, None], -1)
+    lowest = (z >= target + TIE).sum(-1)
+    highest = (z > target - TIE).sum(-1) - 1
+    ranks = np.stack([ours, theirs]).astype(np.int64)
+    return ((ranks >= lowest) & (ranks <= highest)).all(0)

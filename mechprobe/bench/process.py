@@ -1,0 +1,81 @@
+"""The parent's end of a worker process."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from types import TracebackType
+from typing import Any
+
+
+class WorkerProcess:
+    """A contender running elsewhere; use it in a ``with`` block.
+
+    Args:
+        contender: Its name.
+        model: What ``load_model`` takes.
+        workload: Name of the workload.
+    """
+
+    def __init__(self, contender: str, model: str, workload: str) -> None:
+        self.contender = contender
+        # A file, not a pipe: nobody reads it while the worker runs, and a full pipe would stop it.
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mechprobe.bench.worker", contender, model, workload],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> "WorkerProcess":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._process.kill()
+        # Closes the pipes and waits; at the end of its input a worker leaves by itself.
+        self._process.communicate()
+        self._log.close()
+
+    def receive(self) -> dict[str, Any]:
+        """Wait for the next answer.
+
+        Raises:
+            RuntimeError: The worker failed or died; the message holds what it said last.
+        """
+        if self._process.stdout is None:
+            msg = f"the worker of {self.contender} has no output pipe."
+            raise RuntimeError(msg)
+        line = self._process.stdout.readline()
+        answer: dict[str, Any] = json.loads(line) if line else {"error": self._last_words()}
+        if "error" in answer:
+            msg = f"contender {self.contender} failed: {answer['error']}"
+            raise RuntimeError(msg)
+        return answer
+
+    def ask(self, **command: object) -> dict[str, Any]:
+        """Send one command and wait for its answer.
+
+        Raises:
+            RuntimeError: The worker failed or died.
+        """
+        if self._process.stdin is None:
+            msg = f"the worker of {self.contender} has no input pipe."
+            raise RuntimeError(msg)
+        try:
+            self._process.stdin.write(json.dumps(command) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            msg = f"contender {self.contender} is gone: {self._last_words()}"
+            raise RuntimeError(msg) from error
+        return self.receive()
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        self._log.seek(0)
+        said = self._log.read().strip().splitlines()
+        return f"its process ended with code {code} ({' | '.join(said[-3:]) or 'silently'})"

@@ -1,0 +1,103 @@
+"""One contender in a process of its own: ``python -m mechprobe.bench.worker NAME MODEL WORKLOAD``.
+
+Reads one JSON command a line from standard input and answers each with one JSON line. Alone in its
+process, a contender cannot warm another's caches, keep its memory or leave a switch behind.
+"""
+
+import gc
+import json
+import os
+import sys
+from time import perf_counter
+from typing import IO, Any
+
+from mechprobe.bench.memory import peak_bytes, reset_peak
+from mechprobe.bench.workload import workload
+
+Message = dict[str, Any]
+
+
+class Worker:
+    """A loaded contender and what is known of its memory."""
+
+    def __init__(self, name: str, model: str, work: str) -> None:
+        from mechprobe.bench.contenders import CONTENDERS
+
+        self.contender = CONTENDERS[name](model, workload(work))
+        # Measured before the contender ever ran, so that nothing it leaves behind hides in it.
+        self.contender.forward()
+        gc.collect()
+        self.resettable = reset_peak()
+        self.contender.forward()
+        self.forward_peak = peak_bytes()
+
+    def ready(self) -> Message:
+        """Say what this contender gives and how it is run."""
+        import torch
+
+        return {"outputs": self.contender.outputs, "threads": torch.get_num_threads()}
+
+    def run(self, save: str | None) -> Message:
+        """Run once; time it, measure its memory, and save its outputs where asked to."""
+        gc.collect()
+        reset_peak()
+        start = perf_counter()
+        result = self.contender.run()
+        seconds = perf_counter() - start
+        extra = peak_bytes() - self.forward_peak - self.contender.n_bytes(result)
+        if save is not None:
+            import numpy as np
+
+            arrays: Any = self.contender.arrays(result)
+            np.savez(save, **arrays)
+        return {"seconds": seconds, "extra_bytes": extra if self.resettable else None}
+
+    def exact_logits(self, cells: str, save: str) -> Message:
+        """Write float64 logits of the cells in a file."""
+        import numpy as np
+
+        from mechprobe.bench.contenders import Mechprobe
+
+        if not isinstance(self.contender, Mechprobe):
+            msg = "only the mechprobe contender gives exact logits."
+            raise TypeError(msg)
+        np.save(save, self.contender.exact_logits(np.load(cells)))
+        return {}
+
+    def answer(self, command: Message) -> Message:
+        """Carry out one command."""
+        if command["do"] == "run":
+            return self.run(command.get("save"))
+        return self.exact_logits(command["cells"], command["save"])
+
+
+def serve(arguments: list[str], commands: IO[str], answers: IO[str]) -> None:
+    """Load the contender and answer commands until there are no more."""
+    from mechprobe.bench.contenders import AbsentError
+
+    def say(message: Message) -> None:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
+    try:
+        worker = Worker(*arguments)
+        say(worker.ready())
+        for line in commands:
+            say(worker.answer(json.loads(line)))
+    except AbsentError as reason:
+        say({"absent": str(reason)})
+    except Exception as error:
+        say({"error": f"{type(error).__name__}: {error}"})
+        raise
+
+
+def main() -> None:
+    """Serve on the process's own standard streams."""
+    # Libraries print to standard output; the answers go where only they can.
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)
+        serve(sys.argv[1:], sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

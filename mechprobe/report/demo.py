@@ -1,0 +1,61 @@
+"""What ``mechprobe demo`` runs: the probes on the packaged model, as a stranger meets them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mechprobe.lens import generate_with_lens, logit_lens
+from mechprobe.models import chat_prompt, load_model
+from mechprobe.report import write_report
+from mechprobe.results import LensResult, Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FACT = ("The capital of France is", " Paris")
+QUESTION = ("Is there a seahorse emoji?", "Yes, there is a seahorse emoji:")
+
+
+def run_demo(out: Path, *, progress: bool = True) -> Iterator[tuple[str, Result, "pd.DataFrame"]]:
+    """Run every probe, yielding title, result and table of each as it is done.
+
+    The results are saved under ``out`` one by one; the report is written when all are there.
+
+    Args:
+        out: Folder for results and report; made where it is missing.
+        progress: Show bars.
+
+    Raises:
+        FetchError: The packaged model could not be fetched.
+        OSError: ``out`` cannot be written to.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    model = load_model()
+    text, target = FACT
+    fact = logit_lens(model, text, positions=None, targets=[target], progress=progress)
+    fact.save(out / "lens.nc")
+    yield f"{text!r}: what each layer would say next", fact, _last_position(fact)
+    question, start = QUESTION
+    prompt = chat_prompt(model, question, answer_start=start)
+    said = generate_with_lens(model, prompt, max_new_tokens=6, progress=progress)
+    said.save(out / "generation.nc")
+    yield f"{question!r}: every layer at every generated token", said, said.table()
+    write_report([fact, said], out / "report.html", title="mechprobe demo")
+
+
+def _last_position(result: LensResult) -> "pd.DataFrame":
+    """Return the table of the last position: best tokens, entropy, divergence, rank of target."""
+    table = result.table()
+    last = result.data.isel(prompt=0, pos=-1)
+    best = [repr(row[1]) for row in last["top_text"].values.tolist()]
+    name = repr(result.data["target"].values.tolist()[0])
+    return table.iloc[:, -1:].assign(
+        **{
+            "second": best,
+            "entropy, nats": np.round(last["entropy"].values, 2),
+            "KL to final, nats": np.round(last["kl_to_final"].values, 2),
+            f"rank of {name}": last["target_rank"].values[:, 0],
+        }
+    )

@@ -1,0 +1,83 @@
+"""The public surface: a change of it shows here."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+SURFACE = [
+    "LensResult", "Result", "__version__", "chat_prompt", "check_model", "expressible",
+    "generate_with_lens", "load_model", "load_result", "logit_lens", "vocabulary_neighbors",
+    "write_report",
+]  # fmt: skip
+
+
+def test_the_surface_is_this_list() -> None:
+    import mechprobe
+
+    assert dir(mechprobe) == SURFACE
+    for name in SURFACE:
+        assert getattr(mechprobe, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = mechprobe.nothing
+
+
+def _loaded_by(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return set(done.stdout.split())
+
+
+def test_importing_mechprobe_loads_nothing_heavy() -> None:
+    heavy = {"torch", "transformer_lens", "transformers", "plotly", "pandas", "xarray", "numpy"}
+    assert not heavy & _loaded_by("import mechprobe")
+    assert not heavy & _loaded_by("import mechprobe.cli")
+    # The check itself can fail:
+    assert "numpy" in _loaded_by("import mechprobe, numpy")
+
+
+def test_the_version_is_one() -> None:
+    import mechprobe
+
+    cff = (ROOT / "CITATION.cff").read_text()
+    assert re.search(rf"^version: {re.escape(mechprobe.__version__)}$", cff, re.MULTILINE)
+    assert f"version = {{{mechprobe.__version__}}}" in (ROOT / "mechprobe/citation.bib").read_text()
+    assert f"## [{mechprobe.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def _modules() -> list[str]:
+    names = [m.name for m in pkgutil.walk_packages([str(ROOT / "mechprobe")], "mechprobe.")]
+    return ["mechprobe", *sorted(names)]
+
+
+@pytest.mark.parametrize("name", _modules())
+def test_doctests(name: str, tiny_model: Any) -> None:
+    if name == "mechprobe.bench.worker":
+        pytest.skip("a process entry point without examples")
+    module = importlib.import_module(name)
+    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
+    examples = 0
+    for test in finder.find(module, name, extraglobs={"tiny_model": tiny_model, "torch": torch}):
+        examples += len(test.examples)
+        runner.run(test)
+    assert runner.failures == 0, f"{runner.failures} of {examples} examples failed"
+
+
+def test_every_public_name_is_documented() -> None:
+    import mechprobe
+
+    for name in SURFACE:
+        if name != "__version__":
+            assert (getattr(mechprobe, name).__doc__ or "").strip(), name
+            assert name in (ROOT / "docs/api.md").read_text(), name
