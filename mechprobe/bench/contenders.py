@@ -16,7 +16,7 @@ from torch import Tensor
 from mechprobe.bench.workload import TOP_K, Workload
 from mechprobe.kernels.gemm import Gemm, gemm_path
 from mechprobe.lens import logit_lens
-from mechprobe.models import Model, batches, load_model, run, unembedding
+from mechprobe.models import Model, batches, load_model, run, tokenizer_of, unembedding
 from mechprobe.models.packaged import NAME, packaged_model
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -35,6 +35,9 @@ class Contender(Protocol):
 
     outputs: str
 
+    def take(self, ids: Tensor, targets: Tensor) -> None:
+        """Get the prompts, and the id that follows each of their tokens, ``[prompt, pos]``."""
+
     def forward(self) -> None:
         """Run the model's body alone, no unembedding, in the batches that ``run`` forms."""
 
@@ -48,15 +51,25 @@ class Contender(Protocol):
         """Return the size of what ``run`` gave."""
 
 
-class Mechprobe:
+class _Taker:
+    ids: Tensor
+    targets: Tensor
+
+    def take(self, ids: Tensor, targets: Tensor) -> None:
+        self.ids, self.targets = ids, targets
+
+
+class Mechprobe(_Taker):
     """The public call as a user makes it, dataset included."""
 
     outputs = "top-10, entropy, KL, rank and log-prob of target, in one labelled dataset"
 
-    def __init__(self, model: str, work: Workload) -> None:
+    def __init__(self, model: str) -> None:
         self.model: Any = load_model(model)
-        ids, targets = work.ids(int(self.model.cfg.d_vocab))
-        self.ids, self.targets = torch.from_numpy(ids.copy()), torch.from_numpy(targets.copy())
+
+    def draw(self, work: Workload) -> npt.NDArray[np.int64]:
+        """Return the ids of a workload, for all contenders."""
+        return work.draw(int(self.model.cfg.d_vocab), tokenizer_of(self.model))
 
     def forward(self) -> None:
         """Run the model's body in mechprobe's own micro-batches."""
@@ -112,7 +125,7 @@ class Mechprobe:
         return (z if path.transform is None else path.transform(z)).numpy()
 
 
-class _TransformerLens:
+class _TransformerLens(_Taker):
     """TransformerLens' own lens: one cached run, read twice, as its selectors exclude each other.
 
     Only the residual hooks that its lens itself asks for are cached; ``chunk_size`` is its default.
@@ -120,7 +133,7 @@ class _TransformerLens:
 
     outputs = "top-10, entropy, rank and log-prob of target, as tensors; no KL; two readings"
 
-    def __init__(self, model: str, work: Workload) -> None:
+    def __init__(self, model: str) -> None:
         try:
             from transformer_lens.tools.analysis import logit_lens as lens
         except ImportError as error:
@@ -128,8 +141,6 @@ class _TransformerLens:
             raise AbsentError(msg) from error
         self.lens: Any = lens
         self.model: Any = load_model(model)
-        ids, targets = work.ids(int(self.model.cfg.d_vocab))
-        self.ids, self.targets = torch.from_numpy(ids.copy()), torch.from_numpy(targets.copy())
         n_layers = int(self.model.cfg.n_layers)
         self.names = [f"blocks.{x}.hook_resid_pre" for x in range(n_layers)]
         self.names.append(f"blocks.{n_layers - 1}.hook_resid_post")
@@ -158,7 +169,7 @@ class _TransformerLens:
         return sum(v.nbytes for part in result for v in vars(part).values() if _is_tensor(v))
 
 
-class _HuggingFaceLoop:
+class _HuggingFaceLoop(_Taker):
     """Plain Hugging Face and torch, one layer at a time, as most people write a lens.
 
     Attention is eager, as in TransformerLens: the contenders must read the same residuals to be
@@ -167,7 +178,7 @@ class _HuggingFaceLoop:
 
     outputs = "top-10, entropy, KL, rank of target, as tensors"
 
-    def __init__(self, model: str, work: Workload) -> None:
+    def __init__(self, model: str) -> None:
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
@@ -183,8 +194,6 @@ class _HuggingFaceLoop:
             msg = f"a plain loop over {type(self.hf).__name__} does not know its path to logits"
             raise AbsentError(msg)
         self.norm: Any = found[0]
-        ids, targets = work.ids(int(self.hf.config.vocab_size))
-        self.ids, self.targets = torch.from_numpy(ids.copy()), torch.from_numpy(targets.copy())
 
     @torch.no_grad()
     def forward(self) -> None:
@@ -215,14 +224,13 @@ class _HuggingFaceLoop:
         return sum(values.nbytes for values in result.values())
 
 
-class _Forward:
+class _Forward(_Taker):
     """Floor: the model's body alone."""
 
     outputs = "none (floor: the forward pass without unembedding)"
 
-    def __init__(self, model: str, work: Workload) -> None:
+    def __init__(self, model: str) -> None:
         self.model: Any = load_model(model)
-        self.ids = torch.from_numpy(work.ids(int(self.model.cfg.d_vocab))[0].copy())
 
     def forward(self) -> None:
         _body(self.model, self.ids, len(self.ids))
@@ -240,10 +248,10 @@ class _Forward:
 class _ForwardGemm(_Forward):
     """Floor: the body, and the unembedding of every layer into a buffer that nobody reads."""
 
-    def __init__(self, model: str, work: Workload) -> None:
-        super().__init__(model, work)
+    def take(self, ids: Tensor, targets: Tensor) -> None:
+        super().take(ids, targets)
         self.W_U = unembedding(self.model).W_U
-        n_rows = (int(self.model.cfg.n_layers) + 1) * self.ids.numel()
+        n_rows = (int(self.model.cfg.n_layers) + 1) * ids.numel()
         generator = torch.Generator().manual_seed(0)
         self.rows = torch.randn(n_rows, self.W_U.shape[0], generator=generator).to(self.W_U)
         self.path, self.tile = self._fastest()
@@ -283,7 +291,7 @@ class _ForwardGemm(_Forward):
         return float(error) < _FLOAT32_ERROR
 
 
-CONTENDERS: dict[str, Callable[[str, Workload], Contender]] = {
+CONTENDERS: dict[str, Callable[[str], Contender]] = {
     "mechprobe": Mechprobe,
     "transformer_lens": _TransformerLens,
     "hf_loop": _HuggingFaceLoop,

@@ -102,8 +102,8 @@ def run_lens_bench(
     with tqdm(total=total, desc="bench", unit="run", disable=not progress, leave=False) as bar:
         for work in works:
             with ExitStack() as stack:
-                entries = _start(stack, names, str(model), work)
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                entries = _start(stack, names, str(model), work, folder)
                 lines += _warm_up(entries, work, folder, bar)
                 _take_turns(entries, repeats, bar)
             rows += [_row(name, work, entries) for name in names]
@@ -121,11 +121,13 @@ def _chosen(contenders: Sequence[str] | None) -> list[str]:
     return [name for name in LENS_CONTENDERS if name in asked or name == _OURS]
 
 
-def _start(stack: ExitStack, names: list[str], model: str, work: Workload) -> dict[str, _Entry]:
+def _start(
+    stack: ExitStack, names: list[str], model: str, work: Workload, folder: Path
+) -> dict[str, _Entry]:
     """Load one worker after the other: side by side they would measure a crowded machine."""
     entries: dict[str, _Entry] = {}
     for name in names:
-        process = stack.enter_context(WorkerProcess(name, model, work.name))
+        process = stack.enter_context(WorkerProcess(name, model, work.name, folder / "ids.npy"))
         ready = process.receive()
         absent = "absent" in ready
         outputs = f"absent: {ready['absent']}" if absent else str(ready["outputs"])

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -15,14 +16,15 @@ class WorkerProcess:
         contender: Its name.
         model: What ``load_model`` takes.
         workload: Name of the workload.
+        ids: File of the token ids; mechprobe's worker writes it, the others read it.
     """
 
-    def __init__(self, contender: str, model: str, workload: str) -> None:
+    def __init__(self, contender: str, model: str, workload: str, ids: Path) -> None:
         self.contender = contender
         # A file, not a pipe: nobody reads it while the worker runs, and a full pipe would stop it.
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mechprobe.bench.worker", contender, model, workload],
+            [sys.executable, "-m", "mechprobe.bench.worker", contender, model, workload, str(ids)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
         )  # fmt: skip
 

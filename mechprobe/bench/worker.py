@@ -1,4 +1,4 @@
-"""One contender in a process of its own: ``python -m mechprobe.bench.worker NAME MODEL WORKLOAD``.
+"""One contender in a process of its own: ``python -m mechprobe.bench.worker NAME MODEL WORKLOAD IDS``.
 
 Reads one JSON command a line from standard input and answers each with one JSON line. Alone in its
 process, a contender cannot warm another's caches, keep its memory or leave a switch behind.
@@ -8,11 +8,12 @@ import gc
 import json
 import os
 import sys
+from pathlib import Path
 from time import perf_counter
 from typing import IO, Any
 
 from mechprobe.bench.memory import peak_bytes, reset_peak
-from mechprobe.bench.workload import workload
+from mechprobe.bench.workload import read_ids, save_ids, workload
 
 Message = dict[str, Any]
 
@@ -20,10 +21,15 @@ Message = dict[str, Any]
 class Worker:
     """A loaded contender and what is known of its memory."""
 
-    def __init__(self, name: str, model: str, work: str) -> None:
-        from mechprobe.bench.contenders import CONTENDERS
+    def __init__(self, name: str, model: str, work: str, ids: str) -> None:
+        import torch
 
-        self.contender = CONTENDERS[name](model, workload(work))
+        from mechprobe.bench.contenders import CONTENDERS, Mechprobe
+
+        self.contender = CONTENDERS[name](model)
+        if isinstance(self.contender, Mechprobe):
+            save_ids(Path(ids), self.contender.draw(workload(work)))
+        self.contender.take(*map(torch.from_numpy, read_ids(Path(ids))))
         # Measured before the contender ever ran, so that nothing it leaves behind hides in it.
         self.contender.forward()
         gc.collect()

@@ -2,6 +2,8 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +11,28 @@ import numpy.typing as npt
 TOP_K = 10
 SEED = 0
 _SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
+
+# Plain English, shuffled by sentence. Ids drawn at random would do for times, not for comparing
+# ranks: a random next token lies among the 25,000 least likely ones, where a third of all cells
+# have another id within 1e-4, and float32 itself misses 0.9 % of the exact ranks (text: 0.2 %).
+_SENTENCES = (
+    "The harbour was quiet when the first boats came in with the morning tide.",
+    "She had counted eleven of them before the fog closed over the water again.",
+    "In 1869 the railway reached the coast, and within ten years the village was a town.",
+    "Water boils at a lower temperature in the mountains because the air is thinner there.",
+    "Nobody could say who had left the letter on the kitchen table, or why it was not signed.",
+    "To make the dough, mix the flour with salt, add warm water and knead it for ten minutes.",
+    "The capital of France is Paris, and the capital of Italy is Rome.",
+    "If every cat is an animal and Tom is a cat, then Tom is an animal.",
+    "Prices rose by three percent last year, while wages stayed almost where they were.",
+    "He opened the window, looked at the old lighthouse and laughed for the first time in weeks.",
+    "A program that never stops is not always wrong; a server is meant to wait for its next call.",
+    "Whales are mammals: they breathe air, feed their young with milk and keep their blood warm.",
+    "The committee will meet on Tuesday at nine, or on Thursday if the chair is still away.",
+    "Once there was a king who promised half of his land to whoever could tell him the truth.",
+    "Light from the nearest star takes more than four years to arrive.",
+    "They sold the house, the garden and the two apple trees, but they kept the piano.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +49,37 @@ class Workload:
     prompts: int
     tokens: int
 
-    def ids(self, d_vocab: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return prompt ids and the id that follows each of them, ``[prompt, pos]`` both.
+    def draw(self, d_vocab: int, tokenizer: Any) -> npt.NDArray[np.int64]:
+        """Return ids ``[prompt, token]``, one more per prompt than is read: the last target.
 
         Args:
-            d_vocab: Ids are drawn from ``0..d_vocab - 1``.
+            d_vocab: Without a tokenizer, ids are drawn evenly from ``0..d_vocab - 1``.
+            tokenizer: The model's, or None.
         """
-        drawn = np.random.default_rng(SEED).integers(0, d_vocab, (self.prompts, self.tokens + 1))
-        return drawn[:, :-1], drawn[:, 1:]
+        rng = np.random.default_rng(SEED)
+        if tokenizer is None:
+            return rng.integers(0, d_vocab, (self.prompts, self.tokens + 1))
+        rows = [self._text(rng, tokenizer) for _ in range(self.prompts)]
+        return np.array(rows, dtype=np.int64)
+
+    def _text(self, rng: np.random.Generator, tokenizer: Any) -> list[int]:
+        ids: list[int] = []
+        while len(ids) <= self.tokens:
+            order = rng.permutation(len(_SENTENCES)).tolist()
+            text = "".join(f" {_SENTENCES[i]}" for i in order)
+            ids += tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids[: self.tokens + 1]
+
+
+def save_ids(file: Path, drawn: npt.NDArray[np.int64]) -> None:
+    """Write what ``Workload.draw`` gave."""
+    np.save(file, drawn)
+
+
+def read_ids(file: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return prompt ids and the id that follows each of them, ``[prompt, pos]`` both."""
+    drawn: npt.NDArray[np.int64] = np.load(file)
+    return drawn[:, :-1].copy(), drawn[:, 1:].copy()
 
 
 def workload(name: str) -> Workload:

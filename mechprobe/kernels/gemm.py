@@ -28,7 +28,10 @@ _MAX_RELATIVE_ERROR = 2e-5
 
 @contextmanager
 def gemm_path(path: Gemm) -> Iterator[None]:
-    """Run float32 products inside the block through ``path``; the old setting comes back after."""
+    """Run float32 products inside the block through ``path``; the old setting comes back after.
+
+    ``"default"`` leaves the setting of the process, or of a block around, as it is.
+    """
     if path == "default":
         yield
         return

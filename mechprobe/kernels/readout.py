@@ -47,6 +47,7 @@ class Readout:
     target_rank: Int[Tensor, "entry row target"]
 
 
+@torch.no_grad()
 def readout(
     rows: Float[Tensor, "entry row d_model"],
     W_U: Float[Tensor, "d_model d_vocab"],
@@ -65,9 +66,10 @@ def readout(
         H = \log Z - \sum_v p_v z_v, \quad
         KL = \sum_v p^{ref}_v (\log p^{ref}_v - \log p_v)
 
-    Entry 0 is the reference of the divergence; its own ``kl`` is 0. Rows are multiplied in the
-    dtype they come in; everything after the product is done in float32 at least (float64 stays
-    float64). ``-inf`` logits have probability 0 and :math:`0 \log 0 = 0`.
+    Entry 0 is the reference of the divergence; its own ``kl`` is 0. The logits are made in
+    the dtype the rows come in, as the model makes its own (product, bias, transform); everything
+    after that is done in float32 at least (float64 stays float64). ``-inf`` logits have
+    probability 0 and :math:`0 \log 0 = 0`.
 
     Args:
         rows: Final-norm outputs (or raw residuals, where that is asked for), one entry per layer

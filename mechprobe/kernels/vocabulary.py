@@ -40,10 +40,17 @@ def nearest_columns(
         >>> i.tolist()
         [[0]]
     """
-    dtype = torch.promote_types(vectors.dtype, torch.float32)
+    dtype = torch.promote_types(torch.promote_types(vectors.dtype, W_U.dtype), torch.float32)
     x, W = vectors.to(dtype), W_U.to(dtype)
-    scores = einsum(x, W, "query d_model, d_model d_vocab -> query d_vocab")
     if metric == "cosine":
-        lengths = x.norm(dim=-1, keepdim=True) * W.norm(dim=0)
-        scores = torch.where(lengths > 0, scores / lengths, 0.0)
-    return top_k(scores, k)
+        x, W = _unit(x, -1), _unit(W, 0)
+    scores = einsum(x, W, "query d_model, d_model d_vocab -> query d_vocab")
+    return top_k(scores.clamp(-1.0, 1.0) if metric == "cosine" else scores, k)
+
+
+def _unit(x: Float[Tensor, "m n"], dim: int) -> Float[Tensor, "m n"]:
+    """Scale to length 1 (0 stays 0), by way of the largest entry, whose square may not be real."""
+    for size in (torch.inf, 2.0):
+        length = torch.linalg.vector_norm(x, ord=size, dim=dim, keepdim=True)
+        x = x / torch.where(length == 0, 1.0, length)
+    return x

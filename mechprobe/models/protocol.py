@@ -27,11 +27,13 @@ class Model(Protocol):
     def hook_dict(self) -> Any:
         """Activations that can be captured, by name."""
 
-    def run_with_cache(self, *args: Any, **kwargs: Any) -> Any:
-        """Run and keep every activation; mechprobe itself uses ``models.run``."""
+    @property
+    def run_with_cache(self) -> Any:
+        """Run and keep every activation (a method; mechprobe itself uses ``models.run``)."""
 
-    def to_tokens(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Turn text into token ids, with the BOS habit of the model."""
+    @property
+    def to_tokens(self) -> Any:
+        """Turn text into token ids, with the BOS habit of the model (a method)."""
 
 
 Sink = Callable[[Tensor], None]

@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from mechprobe.lens import generate_with_lens, logit_lens
 from mechprobe.models import chat_prompt, load_model
+from mechprobe.plots.text import visible
 from mechprobe.report import write_report
 from mechprobe.results import LensResult, Result
 
@@ -36,10 +35,10 @@ def run_demo(out: Path, *, progress: bool = True) -> Iterator[tuple[str, Result,
     text, target = FACT
     fact = logit_lens(model, text, positions=None, targets=[target], progress=progress)
     fact.save(out / "lens.nc")
-    yield f"{text!r}: what each layer would say next", fact, _last_position(fact)
+    yield f"{text!r}: what each layer would say next (nats)", fact, _last_position(fact)
     question, start = QUESTION
     prompt = chat_prompt(model, question, answer_start=start)
-    said = generate_with_lens(model, prompt, max_new_tokens=6, progress=progress)
+    said = generate_with_lens(model, prompt, max_new_tokens=3, progress=progress)
     said.save(out / "generation.nc")
     yield f"{question!r}: every layer at every generated token", said, said.table()
     write_report([fact, said], out / "report.html", title="mechprobe demo")
@@ -49,13 +48,10 @@ def _last_position(result: LensResult) -> "pd.DataFrame":
     """Return the table of the last position: best tokens, entropy, divergence, rank of target."""
     table = result.table()
     last = result.data.isel(prompt=0, pos=-1)
-    best = [repr(row[1]) for row in last["top_text"].values.tolist()]
-    name = repr(result.data["target"].values.tolist()[0])
-    return table.iloc[:, -1:].assign(
-        **{
-            "second": best,
-            "entropy, nats": np.round(last["entropy"].values, 2),
-            "KL to final, nats": np.round(last["kl_to_final"].values, 2),
-            f"rank of {name}": last["target_rank"].values[:, 0],
-        }
-    )
+    name = visible(result.data["target"].values.tolist()[0])
+    return table.iloc[:, -1:].assign(**{
+        "second": [visible(row[1]) for row in last["top_text"].values.tolist()],
+        "entropy": [f"{h:.2f}" for h in last["entropy"].values.tolist()],
+        "KL to final": [f"{kl:.2f}" for kl in last["kl_to_final"].values.tolist()],
+        f"rank of {name}": last["target_rank"].values[:, 0],
+    })  # fmt: skip

@@ -68,18 +68,20 @@ class LensResult(Result):
         """
         import pandas as pd
 
+        from mechprobe.plots.text import visible
+
         data = self.data.isel(prompt=prompt)
         shown = np.flatnonzero(data["valid"].values)
         text = data["top_text"].values[..., 0].tolist()
         p = np.exp(data["top_log_prob"].values[..., 0])
         read = data["token_text"].values.tolist()
-        labels = [f"{int(data['position'][i])} {read[i]!r}" for i in shown]
+        labels = [f"{int(data['position'][i])} {visible(read[i])}" for i in shown]
         columns = {
-            label: [f"{text[i][layer]!r} {p[i, layer]:.2f}" for layer in range(p.shape[1])]
+            label: [f"{visible(text[i][layer])} {p[i, layer]:.2f}" for layer in range(p.shape[1])]
             for label, i in zip(labels, shown, strict=True)
         }
         if "merged_text" in data:
-            columns["merged"] = [repr(t) for t in data["merged_text"].values.tolist()]
+            columns["merged"] = [visible(t) for t in data["merged_text"].values.tolist()]
         index = pd.Index([layer_name(v) for v in data["layer"].values.tolist()], name="layer")
         return pd.DataFrame(columns, index=index)
 
