@@ -1,4 +1,4 @@
-"""One contender in a process of its own: ``python -m mechprobe.bench.worker NAME MODEL WORKLOAD IDS``.
+"""One contender in a process of its own, ``mechprobe.bench.worker NAME MODEL WORKLOAD IDS``.
 
 Reads one JSON command a line from standard input and answers each with one JSON line. Alone in its
 process, a contender cannot warm another's caches, keep its memory or leave a switch behind.

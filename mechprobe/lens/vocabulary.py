@@ -132,7 +132,7 @@ def expressible(model: Model, text: str, *, metric: Metric = "cosine") -> Expres
     """
     started, clock = provenance.utc_now(), perf_counter()
     require_model(model)
-    require_tokenizer(model, "text")
+    require_tokenizer(model, "what is asked")
     _check_metric(metric)
     path = unembedding(model)
     pieces, _ = _terms(model, {text: 1.0})[text]

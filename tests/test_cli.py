@@ -1,0 +1,127 @@
+"""The command line: what it prints, what it writes, how it fails."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny import save_tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny(tmp_path_factory.mktemp("cli"), tokenizer=True))
+
+
+def _run(*arguments: str) -> int:
+    from mechprobe.cli import run
+
+    return run(list(arguments))
+
+
+def test_lens_prints_a_table_and_writes_files(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import mechprobe as mp
+
+    out, html = tmp_path / "r.nc", tmp_path / "r.html"
+    code = _run("lens", "--model", folder, "--prompt", "the cat [bold]sat", "--target", "a",
+                "--all-positions", "--out", str(out), "--html", str(html))  # fmt: skip
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert "embed" in printed
+    assert f"written to {out}" in printed
+    result: Any = mp.load_result(out)
+    assert result.data.sizes["pos"] > 3
+    assert html.read_text().startswith("<!doctype html>") or "<html" in html.read_text()[:200]
+
+
+def test_lens_generates_and_prints_json(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = _run("lens", "--model", folder, "--prompt", "the dog", "--generate", "3", "--json",
+                "--temperature", "0.8", "--seed", "3", "--norm", "none")  # fmt: skip
+    printed = capsys.readouterr().out
+    record = json.loads(printed)
+    assert code == 0
+    assert record["schema"] == "mechprobe/lens/1"
+    assert record["provenance"]["seed"] == 3
+    assert record["provenance"]["arguments"]["norm"] == "none"
+    assert len(record["data"]["data_vars"]["next_token"]["data"][0]) <= 3
+
+
+def test_lens_reads_a_given_continuation(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("lens", "--model", folder, "--prompt", "the", "--continuation", " dog") == 0
+    assert "merged" in capsys.readouterr().out
+
+
+def test_check_models_cite_and_report(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "r.nc"
+    assert _run("lens", "--model", folder, "--prompt", "the", "--out", str(out)) == 0
+    capsys.readouterr()
+    assert _run("check", folder) == 0
+    assert "passed" in capsys.readouterr().out
+    assert _run("models") == 0
+    assert "smollm2-135m-instruct" in capsys.readouterr().out
+    assert _run("cite") == 0
+    assert capsys.readouterr().out.startswith("@software{mechprobe")
+    assert _run("cite", str(out)) == 0
+    assert "nostalgebraist" in capsys.readouterr().out
+    page = tmp_path / "report.html"
+    assert _run("report", str(out), "--out", str(page)) == 0
+    assert page.stat().st_size > 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lens"], "prompt"),
+        (["lens", "--prompt", "the", "--nonsense"], "nonsense"),
+        (["lens", "--prompt", "the", "--model", "nowhere"], "there is no folder 'nowhere'"),
+        (["cite", "none.nc"], "there is no file none.nc"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_wrong_use_is_exit_code_2_and_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(*arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_bad_input_is_exit_code_2(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("lens", "--model", folder, "--prompt", "the", "--target", " seahorse") == 2
+    assert "Take its first token" in capsys.readouterr().err
+    assert _run("lens", "--model", folder, "--prompt", "") == 2
+    assert "prompt 0 is empty" in capsys.readouterr().err
+
+
+def test_a_failure_is_exit_code_1(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing" / "r.nc"
+    assert _run("lens", "--model", folder, "--prompt", "the", "--out", str(missing)) == 1
+    assert "could not write" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MECHPROBE_DEBUG", "1")
+    with pytest.raises(ValueError, match="prompt 0 is empty"):
+        _run("lens", "--model", folder, "--prompt", "")
+
+
+@pytest.mark.model
+def test_demo_runs_on_the_packaged_model(
+    smollm2: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert smollm2 is not None
+    assert _run("demo", "--out", str(tmp_path / "demo")) == 0
+    printed = capsys.readouterr().out
+    assert "rank of \u2423Paris" in printed
+    assert "\U0001f429" in printed
+    names = {p.name for p in (tmp_path / "demo").iterdir()}
+    assert names == {"lens.nc", "generation.nc", "report.html"}

@@ -1,0 +1,141 @@
+"""Generation with the lens: the model's own tokens, no step computed twice, every way to stop."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny import ARCHITECTURES, D_VOCAB
+
+PROMPT = [5, 9, 100, 42, 7]
+
+
+def _generate(model: Any, prompt: Any = None, **options: Any) -> Any:
+    import mechprobe as mp
+
+    return mp.generate_with_lens(model, prompt or PROMPT, progress=False, **options)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_tokens_are_hugging_faces_and_rows_those_of_one_pass(
+    tiny: Callable[..., Any], name: str
+) -> None:
+    model = tiny(name)
+    said = _generate(model, max_new_tokens=5, targets=[4])
+    tokens = said.data["next_token"].values[0].tolist()
+    ids = torch.tensor([PROMPT])
+    theirs = model.original_model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False
+    )
+    assert tokens == theirs[0, len(PROMPT) :].tolist()
+    forced = _generate(model, continuation=tokens, targets=[4])
+    assert forced.data["position"].values.tolist() == said.data["position"].values.tolist()
+    assert forced.data["next_token"].values[0].tolist() == tokens
+    for variable in ("top_log_prob", "entropy", "kl_to_final", "target_log_prob"):
+        np.testing.assert_allclose(forced.data[variable], said.data[variable], atol=2e-4)
+
+
+def test_no_earlier_position_is_computed_again(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mechprobe.lens.capture as capture
+    from mechprobe.kernels import readout
+
+    widths: list[int] = []
+    products: list[tuple[int, ...]] = []
+    run = capture.run
+
+    def counted(model: Any, ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        widths.append(ids.shape[1])
+        return run(model, ids, *args, **kwargs)
+
+    def watched(rows: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        products.append(tuple(rows.shape))
+        return readout(rows, *args, **kwargs)
+
+    import mechprobe.lens.generate as generate
+
+    monkeypatch.setattr(capture, "run", counted)
+    monkeypatch.setattr(generate, "readout", watched)
+    _generate(tiny_model, max_new_tokens=4)
+    assert widths == [len(PROMPT), 1, 1, 1]
+    # One product of [n_layers + 1, d_model] each step: embedding, blocks, the last one the reference.
+    assert products == [(4, 1, 32)] * 4
+
+
+def test_sampling_is_seeded_and_temperature_matters(tiny_model: Any) -> None:
+    def tokens(**options: Any) -> list[int]:
+        return (
+            _generate(tiny_model, max_new_tokens=8, **options).data["next_token"].values[0].tolist()
+        )
+
+    assert tokens(temperature=2.0, seed=1) == tokens(temperature=2.0, seed=1)
+    assert tokens(temperature=2.0, seed=1) != tokens(temperature=2.0, seed=2)
+    assert tokens(temperature=1e-4, seed=5) == tokens()
+
+
+def test_stops(tiny_text_model: Any) -> None:
+    free = _generate(tiny_text_model, max_new_tokens=6).data
+    tokens, pieces = free["next_token"].values[0].tolist(), free["next_text"].values[0].tolist()
+    assert _generate(tiny_text_model, max_new_tokens=6, stop=tokens[1]).data.sizes["pos"] <= 2
+    by_text = _generate(tiny_text_model, max_new_tokens=6, stop=[pieces[0] + pieces[1]])
+    assert by_text.data.sizes["pos"] == 2
+
+
+def test_the_end_of_text_token_stops(tiny: Callable[..., Any], monkeypatch: Any) -> None:
+    model = tiny("mistral")
+    free = _generate(model, max_new_tokens=4).data["next_token"].values[0].tolist()
+    monkeypatch.setattr(model.original_model.generation_config, "eos_token_id", [free[1]])
+    stopped = _generate(model, max_new_tokens=4).data["next_token"].values[0].tolist()
+    assert stopped == free[: free.index(free[1]) + 1]
+
+
+def test_merged_text_joins_bytes_over_steps(tiny_text_model: Any) -> None:
+    emoji = "\U0001f420"
+    ids = tiny_text_model.tokenizer(emoji, add_special_tokens=False)["input_ids"]
+    forced = _generate(tiny_text_model, "the dog", continuation=emoji, top_k=D_VOCAB)
+    assert forced.data["next_token"].values[0].tolist() == ids
+    table = forced.table()
+    assert table.columns[-1] == "merged"
+    assert forced.data["merged_text"].sizes == {"prompt": 1, "layer": 4}
+    assert forced.data["generated"].values[0].tolist() == [False] + [True] * (len(ids) - 1)
+
+
+BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"max_new_tokens": 0}, ValueError, "at least one step; found max_new_tokens=0"),
+    ({"temperature": -1.0}, ValueError, "temperature must be 0 .* or positive; found -1"),
+    ({"temperature": float("nan")}, ValueError, "temperature must be"),
+    ({"continuation": []}, ValueError, "the continuation is empty"),
+    ({"continuation": [D_VOCAB]}, ValueError, "target id 300 is outside"),
+    ({"prompt": [[1], [2]]}, ValueError, "takes one prompt, found 2"),
+    ({"max_new_tokens": 61}, ValueError, "5 tokens and 60 more to generate, .* holds 64"),
+    ({"stop": ""}, ValueError, "stop holds an empty text"),
+    ({"layers": [7]}, ValueError, "layer 7 is out of range"),
+]
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(("change", "error", "message"), BAD)
+def test_bad_input(
+    tiny_text_model: Any, change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        _generate(tiny_text_model, **change)
+
+
+def test_recurrent_models_are_refused_by_name(tmp_path: Any) -> None:
+    import transformers as tf
+
+    import mechprobe as mp
+
+    config = tf.MambaConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, pad_token_id=0, eos_token_id=2
+    )
+    tf.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "mamba")
+    model = mp.load_model(tmp_path / "mamba", device="cpu")
+    lens = mp.logit_lens(model, [[1, 2, 3]], top_k=3, progress=False)
+    assert lens.data.sizes["layer"] == 3
+    with pytest.raises(NotImplementedError, match="MambaForCausalLM is recurrent"):
+        _generate(model)
