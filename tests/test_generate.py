@@ -61,7 +61,7 @@ def test_no_earlier_position_is_computed_again(
     monkeypatch.setattr(generate, "readout", watched)
     _generate(tiny_model, max_new_tokens=4)
     assert widths == [len(PROMPT), 1, 1, 1]
-    # One product of [n_layers + 1, d_model] each step: embedding, blocks, the last one the reference.
+    # One product of [n_layers + 1, d_model] each step, the last block as the reference.
     assert products == [(4, 1, 32)] * 4
 
 
@@ -78,10 +78,19 @@ def test_sampling_is_seeded_and_temperature_matters(tiny_model: Any) -> None:
 
 def test_stops(tiny_text_model: Any) -> None:
     free = _generate(tiny_text_model, max_new_tokens=6).data
-    tokens, pieces = free["next_token"].values[0].tolist(), free["next_text"].values[0].tolist()
-    assert _generate(tiny_text_model, max_new_tokens=6, stop=tokens[1]).data.sizes["pos"] <= 2
-    by_text = _generate(tiny_text_model, max_new_tokens=6, stop=[pieces[0] + pieces[1]])
-    assert by_text.data.sizes["pos"] == 2
+    tokens = free["next_token"].values[0].tolist()
+    stopped = _generate(tiny_text_model, max_new_tokens=6, stop=tokens[1]).data
+    assert stopped.sizes["pos"] == tokens.index(tokens[1]) + 1
+
+
+def test_a_stop_text_may_span_tokens(tiny_text_model: Any) -> None:
+    from mechprobe.lens.generate import _Stop
+
+    ids = tiny_text_model.tokenizer(" quick dog", add_special_tokens=False)["input_ids"]
+    stop = _Stop(tiny_text_model, ["ck do", 77])
+    assert stop.reached(ids)
+    assert not stop.reached(ids[:1])
+    assert stop.reached([5, 77])
 
 
 def test_the_end_of_text_token_stops(tiny: Callable[..., Any], monkeypatch: Any) -> None:
@@ -138,4 +147,4 @@ def test_recurrent_models_are_refused_by_name(tmp_path: Any) -> None:
     lens = mp.logit_lens(model, [[1, 2, 3]], top_k=3, progress=False)
     assert lens.data.sizes["layer"] == 3
     with pytest.raises(NotImplementedError, match="MambaForCausalLM is recurrent"):
-        _generate(model)
+        _generate(model, [1, 2])

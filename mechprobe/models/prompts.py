@@ -111,10 +111,10 @@ def _from_text(model: Model, text: str, i: int, prepend_bos: bool | None) -> lis
     if not text:
         msg = f"prompt {i} is empty; there is no position to read."
         raise ValueError(msg)
-    chosen = {} if prepend_bos is None else {"prepend_bos": prepend_bos}
-    ids: list[int] = model.to_tokens(text, truncate=False, move_to_device=False, **chosen)[
-        0
-    ].tolist()
+    options: dict[str, bool] = {"truncate": False, "move_to_device": False}
+    if prepend_bos is not None:
+        options["prepend_bos"] = prepend_bos
+    ids: list[int] = model.to_tokens(text, **options)[0].tolist()
     bos = tokenizer_of(model).bos_token
     if bos and text.startswith(bos) and ids[:2] == [tokenizer_of(model).bos_token_id] * 2:
         ids = ids[1:]
