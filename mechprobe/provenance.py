@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 # Not recursive: the runtime type checker of the tests cannot resolve a type that names itself.
@@ -70,6 +71,47 @@ class Provenance:
         return {k: v for k, v in record.items() if not k.startswith("time_")}
 
 
+class Stopwatch:
+    """Notes when a call began; makes its provenance when it is done."""
+
+    def __init__(self) -> None:
+        self._started = utc_now()
+        self._clock = perf_counter()
+
+    def record(
+        self,
+        function: str,
+        arguments: Mapping[str, object],
+        model: dict[str, Json],
+        data: Json,
+        *,
+        seed: int | None = None,
+    ) -> Provenance:
+        """Return the record of the call.
+
+        Args:
+            function: Public name, without the package.
+            arguments: What it was called with, defaults included.
+            model: The model, as ``models.describe`` tells it.
+            data: What was read, as JSON; kept as its digest.
+            seed: Random seed, where one was used.
+        """
+        return Provenance(
+            function=f"mechprobe.{function}",
+            arguments=plain(arguments),
+            model=model,
+            data_digest=digest_json(data),
+            seed=seed,
+            time_started=self._started,
+            time_seconds=perf_counter() - self._clock,
+        )
+
+
+def utc_now() -> str:
+    """Return the time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide a number."""
     found = {"python": platform.python_version()}
@@ -111,11 +153,6 @@ def digest_file(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def utc_now() -> str:
-    """Return the time as ISO 8601 in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def plain(arguments: Mapping[str, object]) -> dict[str, Json]:

@@ -86,10 +86,9 @@ def test_provenance_and_citation_are_escaped() -> None:
 
 def test_of_many_prompts_the_first_are_drawn_and_it_says_so(tiny_text_model: Any) -> None:
     from mechprobe import logit_lens
-    from mechprobe.results.html import result_section
 
     result = logit_lens(tiny_text_model, list("abcdef"), progress=False)
-    section = result_section(result)
+    section = result.section()
     assert len(section.figures) == 4 * 3
     assert section.note == "Figures of prompts 1 to 4 of 6; the table is of prompt 1."
 
@@ -200,7 +199,9 @@ def test_a_script_that_got_in_would_not_run(
 
     plain: Callable[[str], str] = str
     monkeypatch.setattr(html, "escape", plain)
-    path = html.write_page(tmp_path / "r.html", EVIL + "<img src=https://example.org/x>", [near])
+    path = html.write_page(
+        tmp_path / "r.html", EVIL + "<img src=https://example.org/x>", [near.section()]
+    )
     with opened(path) as seen:
         assert seen.dialogs == []
         assert seen.blocked == {"https://example.org/x": "csp"}

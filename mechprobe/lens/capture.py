@@ -33,6 +33,12 @@ class Reader:
     translators: Translator | Mapping[int, Callable[[Tensor], Tensor]] | None
 
     @property
+    def asked(self) -> dict[str, object]:
+        """What was asked for, as provenance records it."""
+        return {"layers": self.layers, "stream": self.stream, "norm": self.norm,
+                "translators": self.translators}  # fmt: skip
+
+    @property
     def entries(self) -> list[int]:
         """Layers that need rows of their own: the last one, read plainly, is the reference."""
         plain = self.stream == "resid_post" and self.norm == "final" and self.translators is None

@@ -158,17 +158,24 @@ def lens_dataset(
             variables[name] = ((*_CELL, "layer", "target"), a[name][:, :, :-1])
         coords["target"] = np.array(targets.labels, dtype=object)
     if read.next_token is not None:
-        variables["next_token"] = (_CELL, read.next_token)
-        variables["next_text"] = (_CELL, texts(text, read.next_token))
-        steps = top[:, :, :, 0]
-        merged = [[text.joined(one[:, x].tolist()) for x in range(len(layers))] for one in steps]
-        variables["merged_text"] = (("prompt", "layer"), np.array(merged, dtype=object))
+        variables |= _generated(read.next_token, top[..., 0], text)
     data = xr.Dataset(variables, coords=coords)
-    for name, (long_name, units) in _ATTRS.items():
-        if name in data:
-            data[name].attrs = {"long_name": long_name, "units": units}
+    for name in variables:
+        data[name].attrs = dict(zip(("long_name", "units"), _ATTRS[name], strict=True))
     data["layer"].attrs = {"long_name": "layer (-1 embedding, l after block l)", "units": "1"}
     return data
+
+
+def _generated(
+    next_token: npt.NDArray[np.int32], best: npt.NDArray[np.int32], text: TokenText
+) -> dict[str, tuple[tuple[str, ...], npt.NDArray[Any]]]:
+    """Label what followed each step, and what each layer's best tokens join to."""
+    merged = [[text.joined(row) for row in one.T.tolist()] for one in best]
+    return {
+        "next_token": (_CELL, next_token),
+        "next_text": (_CELL, texts(text, next_token)),
+        "merged_text": (("prompt", "layer"), np.array(merged, dtype=object)),
+    }
 
 
 def texts(text: TokenText, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.object_]:

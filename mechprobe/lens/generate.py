@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechprobe import provenance
 from mechprobe.kernels import Readout, readout
 from mechprobe.lens.capture import Reader
 from mechprobe.lens.dataset import Cells, Read, lens_dataset
@@ -34,6 +32,7 @@ from mechprobe.models import (
     token_ids,
     tokenizer_of,
 )
+from mechprobe.provenance import Stopwatch
 from mechprobe.results import LensResult
 
 
@@ -102,42 +101,36 @@ def generate_with_lens(
         Theia Vogel, "Why do LLMs freak out over the seahorse emoji?" (2025),
         https://vgel.me/posts/seahorse
     """
-    started, clock = provenance.utc_now(), perf_counter()
+    watch = Stopwatch()
     require_model(model)
     forced = None if continuation is None else _forced_ids(model, continuation)
     n_steps = _check_steps(max_new_tokens if forced is None else len(forced), temperature)
-    ids = token_ids(model, prompt, prepend_bos=prepend_bos, n_more=n_steps - 1)
+    ids = _one_prompt(model, prompt, prepend_bos, n_steps - 1)
+    reader = lens_reader(model, layers, stream, norm, translators)
+    wanted = resolve_targets(model, targets, [list(range(n_steps))])
+    walk = _Walk(reader, check_top_k(top_k, reader.path.d_vocab), wanted)
+    if forced is None:
+        steps = walk.generate(ids, n_steps, temperature, seed, _Stop(model, stop))
+        for _ in tqdm(steps, "generate", n_steps, unit="tok", disable=not progress, leave=False):
+            pass
+    else:
+        walk.force(ids, forced)
+    asked = {
+        "max_new_tokens": max_new_tokens, "continuation": forced, "temperature": temperature,
+        "stop": stop, "targets": wanted.labels, **reader.asked, "top_k": top_k,
+        "prepend_bos": prepend_bos,
+    }  # fmt: skip
+    used = seed if temperature > 0 else None
+    record = watch.record("generate_with_lens", asked, describe(model), [ids], seed=used)
+    return LensResult(walk.dataset(ids), record)
+
+
+def _one_prompt(model: Model, prompt: Any, prepend_bos: bool | None, n_more: int) -> list[int]:
+    ids = token_ids(model, prompt, prepend_bos=prepend_bos, n_more=n_more)
     if len(ids) != 1:
         msg = f"generate_with_lens takes one prompt, found {len(ids)}; call it once for each."
         raise ValueError(msg)
-    reader = lens_reader(model, layers, stream, norm, translators)
-    wanted = resolve_targets(model, targets, [list(range(n_steps))])
-    k = check_top_k(top_k, reader.path.d_vocab)
-    walk = _Walk(reader, k, wanted)
-    if forced is None:
-        require_kv_cache(model)
-        end = _Stop(model, stop)
-        bar = tqdm(total=n_steps, desc="generate", unit="tok", disable=not progress, leave=False)
-        with bar:
-            for _ in walk.generate(ids[0], n_steps, temperature, seed, end):
-                bar.update()
-    else:
-        walk.force(ids[0], forced)
-    record = provenance.Provenance(
-        function="mechprobe.generate_with_lens",
-        arguments=provenance.plain({
-            "max_new_tokens": max_new_tokens, "continuation": forced, "temperature": temperature,
-            "stop": stop, "layers": layers, "stream": stream, "top_k": top_k,
-            "targets": wanted.labels, "norm": norm, "translators": translators,
-            "prepend_bos": prepend_bos,
-        }),
-        model=describe(model),
-        data_digest=provenance.digest_json([[*row] for row in ids]),
-        seed=seed if temperature > 0 else None,
-        time_started=started,
-        time_seconds=perf_counter() - clock,
-    )  # fmt: skip
-    return LensResult(walk.dataset(ids[0]), record)
+    return ids[0]
 
 
 def _check_steps(n_steps: int, temperature: float) -> int:
@@ -176,6 +169,7 @@ class _Walk:
         self, prompt: list[int], n_steps: int, temperature: float, seed: int, stop: "_Stop"
     ) -> Iterator[int]:
         """Yield each generated token; the cache keeps earlier positions."""
+        require_kv_cache(self.reader.model)
         device = torch.device(self.reader.model.cfg.device or "cpu")
         generator = torch.Generator(device).manual_seed(seed)
         ids, cache = torch.tensor([prompt], device=device), None

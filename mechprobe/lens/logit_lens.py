@@ -6,7 +6,6 @@ Every layer adds to one residual stream :math:`x_l`; the model answers by readin
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechprobe import provenance
 from mechprobe.kernels import readout
 from mechprobe.lens.capture import Reader
 from mechprobe.lens.dataset import Cells, cells_read, lens_dataset
@@ -42,6 +40,7 @@ from mechprobe.models import (
     tokenizer_of,
     unembedding,
 )
+from mechprobe.provenance import Stopwatch
 from mechprobe.results import LensResult
 
 
@@ -113,7 +112,7 @@ def logit_lens(
         nostalgebraist, "interpreting GPT: the logit lens" (2020),
         https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens
     """
-    started, clock = provenance.utc_now(), perf_counter()
+    watch = Stopwatch()
     require_model(model)
     ids = token_ids(model, prompts, prepend_bos=prepend_bos)
     chosen = resolve_positions(positions, [len(row) for row in ids])
@@ -130,19 +129,9 @@ def logit_lens(
     text = TokenText(tokenizer_of(model))
     shown = [text.joined(row) for row in ids]
     data = lens_dataset(cells, cells_read(ids, chosen), reader.layers, wanted, text, shown)
-    record = provenance.Provenance(
-        function="mechprobe.logit_lens",
-        arguments=provenance.plain({
-            "positions": positions, "layers": layers, "stream": stream, "top_k": top_k,
-            "targets": wanted.labels, "norm": norm, "translators": translators,
-            "prepend_bos": prepend_bos,
-        }),
-        model=describe(model),
-        data_digest=provenance.digest_json([[*row] for row in ids]),
-        time_started=started,
-        time_seconds=perf_counter() - clock,
-    )  # fmt: skip
-    return LensResult(data, record)
+    asked = {"positions": positions, "targets": wanted.labels, **reader.asked, "top_k": top_k}
+    asked["prepend_bos"] = prepend_bos
+    return LensResult(data, watch.record("logit_lens", asked, describe(model), ids))
 
 
 def lens_reader(

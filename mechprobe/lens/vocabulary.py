@@ -1,7 +1,6 @@
 """Geometry of the unembedding: what can be said, and what the nearest thing to say is."""
 
 from collections.abc import Mapping
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from mechprobe import provenance
 from mechprobe.kernels import nearest_columns
 from mechprobe.kernels.vocabulary import Metric
 from mechprobe.lens.logit_lens import lens_reader
@@ -25,6 +23,7 @@ from mechprobe.models import (
     tokenizer_of,
     unembedding,
 )
+from mechprobe.provenance import Stopwatch
 from mechprobe.results import Expressibility, VocabularyNeighbors
 
 
@@ -69,7 +68,7 @@ def vocabulary_neighbors(
         Mikolov et al., "Linguistic Regularities in Continuous Space Word Representations" (2013),
         https://aclanthology.org/N13-1090
     """
-    started, clock = provenance.utc_now(), perf_counter()
+    watch = Stopwatch()
     require_model(model)
     _check_metric(metric)
     path = unembedding(model)
@@ -98,16 +97,8 @@ def vocabulary_neighbors(
             n_tokens=("term", np.array([len(p) for p, _ in terms.values()], np.int32)),
         ).assign_coords(term=np.array(list(terms), dtype=object))
     data["score"].attrs = {"long_name": metric, "units": "1"}
-    shown = _digest(x) if isinstance(query, Tensor) else query
-    arguments = provenance.plain({"query": shown, "at": at, "k": k, "metric": metric})
-    record = provenance.Provenance(
-        function="mechprobe.vocabulary_neighbors",
-        arguments=arguments,
-        model=describe(model),
-        data_digest=_digest(x),
-        time_started=started,
-        time_seconds=perf_counter() - clock,
-    )
+    asked = {"query": query, "at": at, "k": k, "metric": metric}
+    record = watch.record("vocabulary_neighbors", asked, describe(model), _numbers(x))
     return VocabularyNeighbors(data, record)
 
 
@@ -130,7 +121,7 @@ def expressible(model: Model, text: str, *, metric: Metric = "cosine") -> Expres
     Raises:
         ValueError: An empty text, an unknown metric, or a model without tokenizer.
     """
-    started, clock = provenance.utc_now(), perf_counter()
+    watch = Stopwatch()
     require_model(model)
     require_tokenizer(model, "what is asked")
     _check_metric(metric)
@@ -156,14 +147,8 @@ def expressible(model: Model, text: str, *, metric: Metric = "cosine") -> Expres
     })  # fmt: skip
     for score_name in ("own", "other", "margin"):
         data[score_name].attrs = {"long_name": metric, "units": "1"}
-    record = provenance.Provenance(
-        function="mechprobe.expressible",
-        arguments={"text": text, "metric": metric},
-        model=describe(model),
-        data_digest=_digest(x),
-        time_started=started,
-        time_seconds=perf_counter() - clock,
-    )
+    asked = {"text": text, "metric": metric}
+    record = watch.record("expressible", asked, describe(model), _numbers(x))
     return Expressibility(data, record)
 
 
@@ -221,5 +206,5 @@ def _residual(model: Model, prompt: Any, at: tuple[int, int]) -> Float[Tensor, "
     return rows[reader.source[0], 0, 0]
 
 
-def _digest(x: Tensor) -> str:
-    return provenance.digest_json(x.detach().double().cpu().tolist())
+def _numbers(x: Tensor) -> list[float]:
+    return x.detach().double().cpu().tolist()

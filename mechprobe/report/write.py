@@ -43,7 +43,7 @@ def write_report(
         msg = "there is nothing to report: found no result; give at least one, or a path of one."
         raise ValueError(msg)
     # All are read before anything is written: one bad path must not cost a page.
-    return write_page(out, title, [_result(item) for item in given])
+    return write_page(out, title, [_result(item).section() for item in given])
 
 
 def _result(item: object) -> Result:

@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,10 +13,13 @@ from typing import TYPE_CHECKING, ClassVar
 import xarray as xr
 
 from mechprobe.provenance import Json, Provenance
+from mechprobe.results.files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+    from mechprobe.results.html import Section
 
 ENGINE = "h5netcdf"
 
@@ -69,22 +70,22 @@ class Result:
             OSError: The file cannot be written (no such folder, no room); a file that was there
                 before is left as it was.
         """
-        path = Path(path)
         data = self.data.copy()
         data.attrs = {"schema": self.schema(), "provenance": self.provenance.to_json()}
-        temporary = ""
-        try:
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            os.close(handle)
-            data.to_netcdf(temporary, engine=ENGINE)
-            Path(temporary).chmod(0o666 & ~_umask())
-            Path(temporary).replace(path)
-        except OSError as error:
-            msg = f"could not write {path}: {error}; nothing was left behind."
-            raise OSError(msg) from error
-        finally:
-            Path(temporary).unlink(missing_ok=True) if temporary else None
-        return path
+        return write_whole(path, lambda file: data.to_netcdf(file, engine=ENGINE))
+
+    def section(self) -> "Section":
+        """Return the result as a section of a page; kinds that show more say so themselves."""
+        from mechprobe.results.html import Section
+
+        model = self.provenance.model.get("name", "")
+        return Section(
+            title=f"{self.provenance.function.removeprefix('mechprobe.')}: {model}",
+            figures=[self.plot()],
+            table=self.summary(),
+            provenance=self.provenance.to_json(),
+            citation=self.citation(),
+        )
 
     def html(self, path: str | Path) -> Path:
         """Write the result as one self-contained page: figures, table, provenance, citation.
@@ -101,7 +102,7 @@ class Result:
         from mechprobe.results.html import write_page
 
         title = f"{self.provenance.function} of {self.provenance.model.get('name', '?')}"
-        return write_page(Path(path), title, [self])
+        return write_page(path, title, [self.section()])
 
     def to_json(self) -> str:
         """Return ``{"schema", "data", "provenance"}`` as JSON; NaN becomes null."""
@@ -126,12 +127,6 @@ class Result:
         model = str(self.provenance.model.get("name", "?"))
         head = f"<b>{type(self).__name__}</b> {escape(model)} <small>{escape(sizes)}</small>"
         return f"<div>{head}{self.summary().to_html(escape=True)}</div>"
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _jsonable(value: object) -> Json:

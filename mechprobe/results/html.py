@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,11 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from mechprobe.results.base import Result
-from mechprobe.results.lens import LensResult
-
-# Prompts of one lens that are drawn; a page of hundreds of heat maps opens in no browser.
-_PROMPTS_SHOWN = 4
+from mechprobe.results.files import write_whole
 
 _CSS = """
 :root { color-scheme: light dark; --page: #ffffff; --ink: #1f2328; --faint: #59636e;
@@ -185,51 +180,13 @@ def _indented(record: str) -> str:
     return json.dumps(json.loads(record), indent=2, sort_keys=True, ensure_ascii=False)
 
 
-def result_section(result: Result) -> Section:
-    """Return a result as a section: its figures, its table, where it is from and how to cite it.
-
-    Args:
-        result: Any result; of a lens with many prompts the first four are drawn.
-
-    Returns:
-        The section.
-    """
-    title = result.provenance.function.removeprefix("mechprobe.")
-    model = str(result.provenance.model.get("name", ""))
-    note = ""
-    if isinstance(result, LensResult):
-        figures, table = _lens_figures(result), result.table()
-        n_prompts = result.data.sizes["prompt"]
-        if n_prompts > 1:
-            shown = min(n_prompts, _PROMPTS_SHOWN)
-            note = f"Figures of prompts 1 to {shown} of {n_prompts}; the table is of prompt 1."
-    else:
-        figures, table = [result.plot()], result.summary()
-    return Section(
-        title=f"{title}: {model}" if model else title,
-        figures=figures,
-        table=table,
-        provenance=result.provenance.to_json(),
-        citation=result.citation(),
-        note=note,
-    )
-
-
-def _lens_figures(result: LensResult) -> list[go.Figure]:
-    kinds = ["tokens", "entropy", "kl"]
-    if "target_rank" in result.data:
-        kinds += ["rank", "prob"]
-    prompts = range(min(result.data.sizes["prompt"], _PROMPTS_SHOWN))
-    return [result.plot(kind, prompt=prompt) for prompt in prompts for kind in kinds]
-
-
-def write_page(path: str | Path, title: str, results: Sequence[Result]) -> Path:
-    """Write results as one HTML file; it appears whole or not at all.
+def write_page(path: str | Path, title: str, sections: Sequence[Section]) -> Path:
+    """Write sections as one HTML file; it appears whole or not at all.
 
     Args:
         path: Where to; ``.html`` is customary.
         title: Title of the page.
-        results: What to show, in this order.
+        sections: What to show, in this order.
 
     Returns:
         The path.
@@ -238,17 +195,5 @@ def write_page(path: str | Path, title: str, results: Sequence[Result]) -> Path:
         OSError: The file cannot be written (no such folder, no room); a file that was there before
             is left as it was.
     """
-    path = Path(path)
-    text = page(title, [result_section(result) for result in results])
-    # In the same folder, so that the last step is a rename and never a copy.
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}"
-    try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        temporary.replace(path)
-    except OSError as error:
-        msg = f"could not write {path}: {error}; nothing was left behind."
-        raise OSError(msg) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    text = page(title, sections)
+    return write_whole(path, lambda file: file.write_text(text, encoding="utf-8", newline="\n"))

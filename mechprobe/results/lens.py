@@ -1,6 +1,6 @@
 """What the logit lens returns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -11,10 +11,14 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+    from mechprobe.results.html import Section
+
 LensFigure = Literal["tokens", "entropy", "kl", "rank", "prob"]
 
 # Layers shown where all would not fit a screen; the last is always among them.
 _SUMMARY_ROWS = 16
+# Prompts of one lens drawn on a page; hundreds of heat maps open in no browser.
+_PROMPTS_SHOWN = 4
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -94,6 +98,20 @@ class LensResult(Result):
         step = -(-len(table) // _SUMMARY_ROWS)
         rows = range((len(table) - 1) % step, len(table), step)
         return table.iloc[list(rows)][kept]
+
+    def section(self) -> "Section":
+        """Return every figure of the first prompts, and the whole table of the first."""
+        n_prompts = self.data.sizes["prompt"]
+        shown = range(min(n_prompts, _PROMPTS_SHOWN))
+        kinds = ["tokens", "entropy", "kl"]
+        kinds += ["rank", "prob"] if "target_rank" in self.data else []
+        note = f"Figures of prompts 1 to {len(shown)} of {n_prompts}; the table is of prompt 1."
+        return replace(
+            super().section(),
+            figures=[self.plot(kind, prompt=prompt) for prompt in shown for kind in kinds],
+            table=self.table(),
+            note=note if n_prompts > 1 else "",
+        )
 
     def to_dataframe(self) -> "pd.DataFrame":
         """Return one row per (prompt, position, layer, k), cells beyond a prompt's end left out."""

@@ -1,0 +1,33 @@
+"""Files that appear whole or not at all."""
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
+    """Let ``write`` fill a temporary file beside ``path``, then put it in its place in one step.
+
+    Args:
+        path: Where the file is to appear.
+        write: Fills the file whose path it is given.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: The file cannot be written (no such folder, no room); a file that was there before
+            is left as it was.
+    """
+    path = Path(path)
+    # In the same folder, so that the last step is a rename and never a copy.
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}"
+    try:
+        write(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        msg = f"could not write {path}: {error}; nothing was left behind."
+        raise OSError(msg) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
