@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,9 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
         write(temporary)
         temporary.replace(path)
     except OSError as error:
-        msg = f"could not write {path}: {error}; nothing was left behind."
+        # HDF5 buries the reason in a paragraph; the system's own words are enough.
+        why = os.strerror(error.errno) if error.errno else error
+        msg = f"could not write {path}: {why}; nothing was left behind."
         raise OSError(msg) from error
     finally:
         temporary.unlink(missing_ok=True)
