@@ -34,6 +34,7 @@ class Contender(Protocol):
     """One way to read a model, loaded and ready."""
 
     outputs: str
+    model: Any
 
     def take(self, ids: Tensor, targets: Tensor) -> None:
         """Get the prompts, and the id that follows each of their tokens, ``[prompt, pos]``."""
@@ -187,7 +188,7 @@ class _HuggingFaceLoop(_Taker):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager", use_safetensors=True
         )
-        self.hf = loaded.eval()
+        self.hf = self.model = loaded.eval()
         body = self.hf.base_model
         found = [getattr(body, name) for name in _FINAL_NORMS if hasattr(body, name)]
         if not found or any(getattr(self.hf.config, name, None) for name in _TRANSFORMS):

@@ -195,7 +195,7 @@ def _dot(
 ) -> Float[Tensor, "group pos"]:
     """``einsum(p, z, "group pos d_vocab, group pos d_vocab -> group pos")``, ``0 * -inf = 0``.
 
-    ``vecdot`` because it streams both operands: 30 ms for 31 tiles of 128 x 49,152 against 115 ms.
+    ``vecdot``: 60 ms for 31 tiles of 128 x 49,152, where ``einsum`` takes 115 ms.
     """
     total = torch.linalg.vecdot(p, z)
     undefined = total.isnan()

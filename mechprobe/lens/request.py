@@ -107,7 +107,8 @@ def hook_names(model: Model, layers: Sequence[int], stream: Stream) -> list[str]
         "blocks.0.hook_resid_pre" if layer == EMBEDDING else f"blocks.{layer}.hook_{stream}"
         for layer in layers
     ]
-    missing = [name for name in names if name not in model.hook_dict]
+    known = model.hook_dict
+    missing = [name for name in names if name not in known]
     if missing:
         why = (
             "its attention and MLP read the same residual stream in parallel, so there is none "

@@ -34,6 +34,7 @@ class Source:
 
 _sources: WeakKeyDictionary[nn.Module, Source] = WeakKeyDictionary()
 _digests: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_tokenizers: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
 
 
 def remember(model: nn.Module, source: Source) -> None:
@@ -96,5 +97,12 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:
+    """Return the SHA-256 of the whole tokenizer, taken again when tokens were added."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    return hashlib.sha256(backend.to_str().encode()).hexdigest() if backend is not None else ""
+    if backend is None:
+        return ""
+    size, digest = _tokenizers.get(tokenizer, (-1, ""))
+    if size != len(tokenizer):
+        digest = hashlib.sha256(backend.to_str().encode()).hexdigest()
+        _tokenizers[tokenizer] = (len(tokenizer), digest)
+    return digest

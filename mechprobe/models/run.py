@@ -60,8 +60,9 @@ def run(
         NotImplementedError: A hook named in ``capture`` does not exist in this model.
     """
     hooks = [(name, _as_hook(sink)) for name, sink in capture.items()]
+    known = model.hook_dict  # a property that gathers every alias anew
     for name in capture:
-        if name not in model.hook_dict:
+        if name not in known:
             msg = f"{model_name(model)} has no activation {name!r}."
             raise NotImplementedError(msg)
     with model.hooks(fwd_hooks=hooks):

@@ -4,9 +4,12 @@ import json
 import re
 from collections.abc import Iterable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE_PIECE = "\u2581"
+
+_byte_level: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 class TokenText:
@@ -33,9 +36,7 @@ class TokenText:
         if tokenizer is not None:
             added = getattr(tokenizer, "added_tokens_decoder", {})
             self._special = {i: t.content for i, t in added.items()}
-            backend = getattr(tokenizer, "backend_tokenizer", None)
-            decoder = json.loads(backend.to_str()).get("decoder") if backend is not None else None
-            if "ByteLevel" in json.dumps(decoder):
+            if _is_byte_level(tokenizer):
                 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
                 self._byte_of = {char: byte for byte, char in bytes_to_unicode().items()}
@@ -71,6 +72,15 @@ class TokenText:
         """Return the text of tokens in a row, their bytes joined into characters."""
         sep = b" " if self._tokenizer is None else b""
         return storable(show_bytes(sep.join(self.raw(t) for t in tokens if t >= 0)))
+
+
+def _is_byte_level(tokenizer: Any) -> bool:
+    """Whether pieces spell bytes; asked once per tokenizer, whose whole text it takes to know."""
+    if tokenizer not in _byte_level:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        decoder = json.loads(backend.to_str()).get("decoder") if backend is not None else None
+        _byte_level[tokenizer] = "ByteLevel" in json.dumps(decoder)
+    return _byte_level[tokenizer]
 
 
 def show_bytes(raw: bytes) -> str:
