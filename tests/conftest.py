@@ -7,9 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 # Two machines' worth of threads fight each other in tests; results must not depend on them.
 torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+# No test asserts a time, and these machines are shared.
+settings.register_profile("mechprobe", deadline=None)
+settings.load_profile("mechprobe")
 
 
 @pytest.fixture(autouse=True)
