@@ -63,8 +63,6 @@ def _modules() -> list[str]:
 
 @pytest.mark.parametrize("name", _modules())
 def test_doctests(name: str, tiny_model: Any) -> None:
-    if name == "mechprobe.bench.worker":
-        pytest.skip("a process entry point without examples")
     module = importlib.import_module(name)
     finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
     examples = 0

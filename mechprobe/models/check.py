@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mechprobe.models.identity import source_of
 from mechprobe.models.protocol import Model, is_bridge, model_name, tokenizer_of
+from mechprobe.models.quiet import quiet
 from mechprobe.models.run import run
 from mechprobe.models.support import require_model
 from mechprobe.models.unembed import unembedding
@@ -124,9 +125,10 @@ def _hugging_face(model: Model, ids: Tensor) -> CheckLine:
     from transformers import AutoModelForCausalLM
 
     dtype = next(model.parameters()).dtype  # pyrefly: ignore[missing-attribute]
-    plain = AutoModelForCausalLM.from_pretrained(
-        source.folder, attn_implementation="eager", dtype=dtype
-    )
+    with quiet():
+        plain = AutoModelForCausalLM.from_pretrained(
+            source.folder, attn_implementation="eager", dtype=dtype
+        )
     theirs = plain.eval()(input_ids=ids.cpu()).logits
     ours = run(model, ids, {}, logits="all").logits
     assert ours is not None

@@ -1,12 +1,11 @@
 """Load a model: the packaged one, a folder, or a hub id; always from files on disk."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mechprobe.models import packaged
 from mechprobe.models.identity import Source, remember
+from mechprobe.models.quiet import quiet
 from mechprobe.models.support import unsupported_reason
 from mechprobe.provenance import digest_file
 
@@ -68,7 +67,7 @@ def load_model(
     import torch
 
     options = {"dtype": dtype or torch.float32, "trust_remote_code": trust_remote_code}
-    with _quiet():
+    with quiet():
         if any((source.folder / file).exists() for file in _TOKENIZER_FILES):
             from transformer_lens.model_bridge import TransformerBridge
 
@@ -194,17 +193,3 @@ def _boot_without_tokenizer(
     return build_bridge_from_module(
         hf.eval(), type(hf).__name__, hf_config=hf.config, tokenizer=None, model_name=folder.name
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' loading bars out of notebooks and terminals."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
