@@ -3,8 +3,9 @@
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -13,7 +14,7 @@ import mechprobe
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mechprobe.results import Result
+    from mechprobe.results import LensResult, Result
 
 app = App(
     name="mechprobe",
@@ -70,34 +71,78 @@ def lens(
         out: Save the result here (netCDF, .nc).
         html: Write a page with the figures here.
     """
+    _refuse_idle(
+        ("--answer-start", bool(answer_start), "--chat", chat),
+        ("--temperature", temperature > 0, "--generate", generate > 0),
+        ("--generate", generate > 0, "no --continuation", continuation is None),
+        ("--all-positions", all_positions, "no --generate", not generate),
+    )
+    _require_folders(out, html)
     loaded = mechprobe.load_model(model, revision=revision, device=device)
     if chat:
         prompt = mechprobe.chat_prompt(loaded, prompt, answer_start=answer_start)
-    if generate or continuation is not None:
-        result = mechprobe.generate_with_lens(
-            loaded, prompt, max_new_tokens=generate or 1, continuation=continuation,
-            temperature=temperature, seed=seed, stream=stream, norm=norm, top_k=top_k,
-            targets=target, progress=not json,
-        )  # fmt: skip
-    else:
-        result = mechprobe.logit_lens(
-            loaded, prompt, positions=None if all_positions else -1, stream=stream, norm=norm,
-            top_k=top_k, targets=target, progress=not json,
-        )  # fmt: skip
+    shared = {"stream": stream, "norm": norm, "top_k": top_k, "targets": target}
+    result = _read_lens(
+        loaded, prompt, generate, continuation, None if all_positions else -1,
+        temperature=temperature, seed=seed, progress=not json, **shared,
+    )  # fmt: skip
     _deliver(result, result.table(), json=json, out=out, html=html)
 
 
+def _read_lens(
+    model: Any,
+    prompt: str,
+    generate: int,
+    continuation: str | None,
+    positions: int | None,
+    *,
+    temperature: float,
+    seed: int,
+    **shared: Any,
+) -> "LensResult":
+    """Read a prompt, or a generation from it, or a given continuation of it."""
+    if not generate and continuation is None:
+        return mechprobe.logit_lens(model, prompt, positions=positions, **shared)
+    return mechprobe.generate_with_lens(
+        model, prompt, max_new_tokens=generate or 1, continuation=continuation,
+        temperature=temperature, seed=seed, **shared,
+    )  # fmt: skip
+
+
+def _require_folders(*paths: Path | None) -> None:
+    """Refuse to start on what could not be written down."""
+    for path in paths:
+        if path is not None and not path.absolute().parent.is_dir():
+            msg = f"there is no folder {path.parent} to write {path.name} into; make it first."
+            raise ValueError(msg)
+
+
+def _refuse_idle(*options: tuple[str, bool, str, bool]) -> None:
+    """Refuse options that would be ignored."""
+    for name, given, needed, there in options:
+        if given and not there:
+            msg = f"{name} has no effect here: it goes with {needed}."
+            raise ValueError(msg)
+
+
 @app.command
-def check(model: str = PACKAGED, *, revision: str | None = None, device: str | None = None) -> int:
+def check(
+    model: str = PACKAGED,
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    json: bool = False,
+) -> int:
     """Compare what mechprobe reads from a model with the model itself.
 
     Args:
         model: Packaged name, folder or hub id.
         revision: Branch, tag or commit, for hub ids.
         device: Where to run.
+        json: Print the comparisons as JSON and nothing else.
     """
     result = mechprobe.check_model(mechprobe.load_model(model, revision=revision, device=device))
-    _say(repr(result))
+    _say(result.to_json() if json else repr(result))
     return 0 if result.passed else 1
 
 
@@ -195,15 +240,15 @@ def bench_lens(
 def _deliver(
     result: "Result", table: "pd.DataFrame", *, json: bool, out: Path | None, html: Path | None
 ) -> None:
-    """Save, then show: what was computed is on disk before anything can go wrong with a screen."""
-    saved = [str(result.save(out))] if out is not None else []
-    saved += [str(result.html(html))] if html is not None else []
+    """Show, then save: what was computed is on the screen even where it cannot be written."""
     if json:
         _say(result.to_json())
-        return
-    _print_table(str(result.provenance.function), table)
+    else:
+        _print_table(str(result.provenance.function), table)
+    saved = [result.save(out)] if out is not None else []
+    saved += [result.html(html)] if html is not None else []
     for path in saved:
-        _say(f"written to {path}")
+        print(f"written to {path}", file=sys.stderr if json else sys.stdout)
 
 
 def _say(text: str) -> None:
@@ -252,6 +297,10 @@ def _fitting(columns: list[str], cells: list[list[str]], room: int) -> list[int]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exit 0 when done, 1 when it failed, 2 when used wrongly."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A terminal that cannot show an emoji shows its escape.
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(arguments))
 
 

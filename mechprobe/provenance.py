@@ -19,6 +19,8 @@ from typing import Any
 # Not recursive: the runtime type checker of the tests cannot resolve a type that names itself.
 Json = None | bool | int | float | str | list[Any] | dict[str, Any]
 
+# Characters; longer arrays are recorded by their digest.
+_LONGEST_ARGUMENT = 1000
 _PACKAGES = ("mechprobe", "torch", "transformer-lens", "transformers", "numpy", "xarray")
 
 
@@ -141,7 +143,9 @@ def git_state(folder: Path | None = None) -> dict[str, Json]:
     commit = git("rev-parse", "--verify", "HEAD")
     if commit is None:
         return {}
-    return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    status = git("status", "--porcelain", "--untracked-files=no")
+    # A tree whose state could not be told is not called clean.
+    return {"commit": commit, "dirty": status != ""}
 
 
 def digest_json(value: Json) -> str:
@@ -161,6 +165,11 @@ def plain(arguments: Mapping[str, object]) -> dict[str, Json]:
     def convert(value: object) -> Json:
         if value is None or isinstance(value, bool | int | float | str):
             return value
+        if hasattr(value, "tolist"):
+            # Arrays, tensors and their scalars.
+            whole = value.tolist()
+            few = len(str(whole)) <= _LONGEST_ARGUMENT
+            return convert(whole) if few else f"<sha256 {digest_json(whole)}>"
         if isinstance(value, Mapping):
             return {str(k): convert(v) for k, v in value.items()}
         if isinstance(value, Sequence):

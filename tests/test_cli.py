@@ -62,6 +62,8 @@ def test_check_models_cite_and_report(
     capsys.readouterr()
     assert _run("check", folder) == 0
     assert "passed" in capsys.readouterr().out
+    assert _run("check", folder, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["passed"] is True
     assert _run("models") == 0
     assert "smollm2-135m-instruct" in capsys.readouterr().out
     assert _run("cite") == 0
@@ -80,6 +82,12 @@ def test_check_models_cite_and_report(
         (["lens", "--prompt", "the", "--nonsense"], "nonsense"),
         (["lens", "--prompt", "the", "--model", "nowhere"], "there is no folder 'nowhere'"),
         (["cite", "none.nc"], "there is no file none.nc"),
+        (
+            ["lens", "--prompt", "the", "--out", "no/r.nc"],
+            "there is no folder no to write",
+        ),
+        (["lens", "--prompt", "the", "--answer-start", "Yes"], "--answer-start has no effect here"),
+        (["lens", "--prompt", "the", "--temperature", "1"], "it goes with --generate"),
         (["frobnicate"], "frobnicate"),
     ],
 )
@@ -103,9 +111,13 @@ def test_bad_input_is_exit_code_2(folder: str, capsys: pytest.CaptureFixture[str
 def test_a_failure_is_exit_code_1(
     folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    missing = tmp_path / "missing" / "r.nc"
-    assert _run("lens", "--model", folder, "--prompt", "the", "--out", str(missing)) == 1
-    assert "could not write" in capsys.readouterr().err
+    # What was computed is printed all the same: a folder stands where the file should.
+    assert _run("lens", "--model", folder, "--prompt", "the", "--out", str(tmp_path)) == 1
+    printed = capsys.readouterr()
+    assert "could not write" in printed.err
+    assert "embed" in printed.out
+    assert _run("lens", "--model", "no-such-owner/no-such-model", "--prompt", "the") == 1
+    assert "cannot reach the hub" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:

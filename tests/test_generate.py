@@ -117,7 +117,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"temperature": -1.0}, ValueError, "temperature must be 0 .* or positive; found -1"),
     ({"temperature": float("nan")}, ValueError, "temperature must be"),
     ({"continuation": []}, ValueError, "the continuation is empty"),
-    ({"continuation": [D_VOCAB]}, ValueError, "target id 300 is outside"),
+    ({"continuation": [D_VOCAB]}, ValueError, "target id 300 is no id"),
     ({"prompt": [[1], [2]]}, ValueError, "takes one prompt, found 2"),
     ({"max_new_tokens": 61}, ValueError, "5 tokens and 60 more to generate, .* holds 64"),
     ({"stop": ""}, ValueError, "stop holds an empty text"),
@@ -132,6 +132,22 @@ def test_bad_input(
 ) -> None:
     with pytest.raises(error, match=message):
         _generate(tiny_text_model, **change)
+
+
+@pytest.mark.parametrize("kind", ["Rwkv", "RecurrentGemma"])
+def test_models_without_a_cache_are_refused(tmp_path: Any, kind: str) -> None:
+    """Left to itself, generation would go on from the last token alone."""
+    import transformers as tf
+
+    import mechprobe as mp
+
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 3, "pad_token_id": 0}
+    more = {"num_attention_heads": 4, "intermediate_size": 64, "lru_width": 32}
+    config = getattr(tf, f"{kind}Config")(**sizes, **(more if kind != "Rwkv" else {}))
+    tf.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "m")
+    model = mp.load_model(tmp_path / "m", device="cpu")
+    with pytest.raises(NotImplementedError, match=r"no key-value cache"):
+        _generate(model, [1, 2, 3], max_new_tokens=3)
 
 
 def test_recurrent_models_are_refused_by_name(tmp_path: Any) -> None:

@@ -24,6 +24,10 @@ def _same(rows: torch.Tensor, layer: int) -> torch.Tensor:  # noqa: ARG001
     return rows
 
 
+def _watch(activation: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001
+    return activation
+
+
 def _negated(rows: torch.Tensor) -> torch.Tensor:
     return -rows
 
@@ -229,6 +233,13 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"positions": [0, -4]}, ValueError, r"position -4 is out of range"),
     ({"positions": slice(5, 9)}, ValueError, "leaves nothing of prompt 0"),
     ({"positions": ["a"]}, TypeError, "positions must be integers"),
+    ({"positions": [2, -1]}, ValueError, "names one position of prompt 0 twice"),
+    ({"batch_size": 0}, ValueError, "batch_size must be at least 1; found 0"),
+    ({"translators": {99: _negated}}, ValueError, "translators has layer 99, which is not read"),
+    ({"targets": [3.9]}, ValueError, "target id 3.9 is no id of the vocabulary"),
+    ({"targets": ["\ud800"]}, ValueError, "a target is no valid Unicode text"),
+    ({"prompts": "a\ud800"}, ValueError, "prompt 0 is no valid Unicode text"),
+    ({"prompts": torch.tensor([[5, 6, 7], [5, 0, 0]])}, ValueError, r"row 1 of the ids is padded"),
     ({"layers": [3]}, ValueError, r"layer 3 is out of range .* -1 \(embedding\), 0..2"),
     ({"layers": [-1], "stream": "attn_out"}, ValueError, "layer -1 is out of range"),
     ({"layers": [1, 1]}, ValueError, "each once"),
@@ -236,7 +247,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"norm": "rms"}, ValueError, "norm must be 'final' or 'none'"),
     ({"top_k": 0}, ValueError, "top_k=0 is out of range"),
     ({"top_k": D_VOCAB + 1}, ValueError, "the vocabulary has 300 ids"),
-    ({"targets": [D_VOCAB]}, ValueError, "target id 300 is outside"),
+    ({"targets": [D_VOCAB]}, ValueError, "target id 300 is no id"),
     (
         {"targets": torch.ones(2, 2, dtype=torch.long)},
         ValueError,
@@ -314,6 +325,45 @@ def test_a_prompt_that_carries_bos_does_not_get_a_second_one(tiny_text_model: An
     without = models.token_ids(tiny_text_model, "the cat", prepend_bos=False)
     assert without == [plain[0][1:]]
     assert models.token_ids(tiny_text_model, plain) == plain
+
+
+def test_padding_that_may_be_text_is_warned_of(tiny: Callable[..., Any]) -> None:
+    tiny_text_model = tiny("mistral", tokenizer=True)
+    tiny_text_model.tokenizer.pad_token = "<eos>"
+    with pytest.warns(UserWarning, match=r"row 1 begins or ends with id 2, .* also the padding"):
+        _lens(tiny_text_model, torch.tensor([[5, 6, 7], [5, 2, 2]]))
+
+
+def test_one_layer_may_be_a_number(tiny_model: Any) -> None:
+    assert _lens(tiny_model, RAGGED, layers=1).data["layer"].values.tolist() == [1]
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_provenance_tells_different_calls_apart(tmp_path: Any) -> None:
+    from mechprobe.models import load_model
+    from tests.tiny import save_tiny
+
+    model: Any = load_model(save_tiny(tmp_path / "m"), device="cpu")
+
+    def record(**options: Any) -> Any:
+        return _lens(model, RAGGED[:1], **options).provenance.without_time()
+
+    first = record()
+    assert record(positions=np.int64(2))["arguments"]["positions"] == 2
+    one, other = (record(targets=torch.tensor([[t]])) for t in (4, 5))
+    assert one["arguments"]["targets"] != other["arguments"]["targets"]
+    with torch.no_grad():
+        model.original_model.model.layers[0].mlp.down_proj.weight.mul_(1.5)
+    changed = record()
+    assert changed["model"]["note"] == "changed in memory after loading"
+    assert changed["model"]["weights_sha256"]
+    assert first["model"]["weights_sha256"] == ""
+    model.add_hook("blocks.0.hook_resid_post", _watch)
+    assert record()["model"]["hooks"] == changed["model"]["hooks"] + 1
+    model.reset_hooks()
+    again = load_model(save_tiny(tmp_path / "m"), device="cpu", n_ctx=32)
+    short = _lens(again, RAGGED[:1]).provenance.without_time()
+    assert short["model"]["config_sha256"] != first["model"]["config_sha256"]
 
 
 def test_two_runs_are_equal_apart_from_time(tiny_text_model: Any, tmp_path: Any) -> None:

@@ -28,6 +28,8 @@ def every_kind(lens: Any, tiny_text_model: Any) -> list[Any]:
         mp.vocabulary_neighbors(tiny_text_model, {"a": 1.0, " seahorse": -0.5}, k=4),
         mp.vocabulary_neighbors(tiny_text_model, "the cat", at=(1, -1), k=4, metric="cosine"),
         mp.expressible(tiny_text_model, " seahorse"),
+        mp.vocabulary_neighbors(tiny_text_model, {"cat\x00": 1.0}, k=2),
+        mp.expressible(tiny_text_model, "cat\x00"),
     ]
 
 

@@ -76,3 +76,30 @@ def test_what_netcdf_cannot_hold_is_escaped(text: str, kept: str) -> None:
     from mechprobe.models.text import storable
 
     assert storable(text) == kept
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_a_space_that_sentencepiece_adds_is_not_counted(tiny_model: Any) -> None:
+    """Llama-2's tokenizer makes two pieces of " Paris": a space of its own, and the word."""
+    from types import SimpleNamespace
+
+    from mechprobe.lens.request import one_token
+
+    class Adds:
+        added_tokens_decoder: dict[int, Any] = {}  # noqa: RUF012
+        pieces = ("\u2581", "\u2581Paris", "\u2581Lon", "don")
+
+        def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
+            assert not add_special_tokens
+            return {"input_ids": {" Paris": [0, 1], " London": [0, 2, 3]}[text]}
+
+        def convert_ids_to_tokens(self, token: int) -> str:
+            return self.pieces[token]
+
+        def convert_tokens_to_string(self, tokens: list[str]) -> str:
+            return "".join(tokens)
+
+    model: Any = SimpleNamespace(tokenizer=Adds(), cfg=tiny_model.cfg)
+    assert one_token(model, " Paris") == 1
+    with pytest.raises(ValueError, match="' London' is 3 tokens"):
+        one_token(model, " London")

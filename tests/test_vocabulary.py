@@ -33,6 +33,26 @@ def test_a_residual_is_read_as_the_lens_reads_it(tiny_text_model: Any) -> None:
     np.testing.assert_array_equal(last.data["token"], lens.data["model_token"].values[0, 0])
 
 
+def test_a_residual_is_ranked_with_bias_and_soft_cap(tiny: Any) -> None:
+    import mechprobe as mp
+
+    for name in ("phi", "gemma2"):
+        model, prompt = tiny(name), [[5, 9, 100]]
+        last = model.cfg.n_layers - 1
+        near = mp.vocabulary_neighbors(model, prompt, at=(last, -1), k=5).data
+        lens = mp.logit_lens(model, prompt, top_k=5, progress=False).data
+        np.testing.assert_array_equal(near["token"], lens["model_token"].values[0, 0])
+
+
+def test_an_array_is_a_vector_too(tiny_model: Any) -> None:
+    import mechprobe as mp
+
+    x = np.linspace(-1, 1, 32, dtype=np.float32)
+    a = mp.vocabulary_neighbors(tiny_model, torch.from_numpy(x), k=3).data
+    b = mp.vocabulary_neighbors(tiny_model, x, k=3).data
+    assert a.identical(b)
+
+
 def test_expressible_compares_own_tokens_with_strangers(tiny_text_model: Any) -> None:
     import mechprobe as mp
 
@@ -54,13 +74,18 @@ def test_expressible_compares_own_tokens_with_strangers(tiny_text_model: Any) ->
     [
         ({}, {}, "the mixture is empty"),
         ("", {}, "is no token at all"),
-        (D_VOCAB, {}, "target id 300 is outside"),
+        (D_VOCAB, {}, "target id 300 is no id"),
         (torch.ones(31), {}, "of length d_model = 32; found torch.float32 of shape"),
         (torch.ones(32, dtype=torch.long), {}, "must be real"),
         ("a", {"k": 0}, "top_k=0 is out of range"),
         ("a", {"metric": "euclid"}, "metric must be 'dot' or 'cosine'"),
         ("the cat", {"at": (9, 0)}, "layer 9 is out of range"),
         ("the cat", {"at": (0, 99)}, "position 99 is out of range"),
+        (["the cat", "a"], {"at": (0, -1)}, "one place in one prompt; found 2 prompts"),
+        ({"the": 1.0}, {"at": (0, -1)}, "found a mixture of tokens"),
+        ({"the": float("nan")}, {}, "the weight of 'the' is nan; it must be finite"),
+        (torch.full((32,), torch.nan), {}, "the query vector holds NaN"),
+        ("\ud800", {}, "no valid Unicode text"),
     ],
 )
 def test_bad_queries(

@@ -40,6 +40,7 @@ class _Entry:
     absent: bool = False
     saved: Path | None = None
     slow: bool = False
+    gone: bool = False
     seconds: list[float] = field(default_factory=list)
     extra: list[float] = field(default_factory=list)
 
@@ -82,7 +83,7 @@ def run_lens_bench(
 
     Raises:
         ValueError: An unknown contender, a malformed workload, or no repetition.
-        RuntimeError: A contender failed; the message holds its reason.
+        RuntimeError: mechprobe itself failed; a peer that fails costs its own row only.
 
     Example:
         >>> report = run_lens_bench(workloads=["1x16"], repeats=1)  # doctest: +SKIP
@@ -142,9 +143,10 @@ def _warm_up(
 
     found: dict[str, dict[str, npt.NDArray[Any]]] = {}
     for i, (name, entry) in enumerate(entries.items()):
+        saved = folder / f"{i}.npz"
         if not entry.absent:
-            saved = folder / f"{i}.npz"
-            entry.run(saved)
+            _run_once(name, entry, saved)
+        if saved.exists():
             with np.load(saved) as arrays:
                 found[name] = dict(arrays)
         bar.update()
@@ -168,11 +170,22 @@ def _warm_up(
     ]
 
 
+def _run_once(name: str, entry: _Entry, save: Path | None = None) -> None:
+    """Run a contender; a peer that fails or is killed costs its own row and nobody else's."""
+    try:
+        entry.run(save)
+    except RuntimeError as error:
+        if name == _OURS:
+            raise
+        entry.gone, entry.absent = True, not entry.seconds
+        entry.outputs = f"failed: {error}"
+
+
 def _take_turns(entries: dict[str, _Entry], repeats: int, bar: "tqdm[Any]") -> None:
     for repeat in range(repeats):
-        for entry in entries.values():
-            if not entry.absent and not (repeat and entry.slow):
-                entry.run()
+        for name, entry in entries.items():
+            if not (entry.absent or entry.gone or (repeat and entry.slow)):
+                _run_once(name, entry)
             bar.update()
 
 

@@ -96,6 +96,11 @@ class Reader:
             sinks.setdefault(name, []).append(keep(entry, self._transform(layer)))
         capture = {name: _each(parts) for name, parts in sinks.items()}
         done = run(self.model, ids, capture, logits="last" if check else "none", **options)
+        if not last_column:
+            msg = (
+                f"{model_name(self.model)} never gives {reference}; there is no last layer to read."
+            )
+            raise NotImplementedError(msg)
         if done.logits is not None:
             own = done.logits[:, -1].to(W_U.device)
             self.path.require_identity(last_column[0], own, model_name(self.model))

@@ -14,6 +14,7 @@ from mechprobe.lens.capture import Reader
 from mechprobe.lens.dataset import Cells, Read, lens_dataset
 from mechprobe.lens.logit_lens import lens_reader
 from mechprobe.lens.request import (
+    Layers,
     Norm,
     Stream,
     Targets,
@@ -45,7 +46,7 @@ def generate_with_lens(
     temperature: float = 0.0,
     seed: int = 0,
     stop: str | int | Sequence[str | int] | None = None,
-    layers: Sequence[int] | None = None,
+    layers: Layers = None,
     stream: Stream = "resid_post",
     top_k: int = 10,
     targets: Any = None,
@@ -117,7 +118,7 @@ def generate_with_lens(
         walk.force(ids, forced)
     asked = {
         "max_new_tokens": max_new_tokens, "continuation": forced, "temperature": temperature,
-        "stop": stop, "targets": wanted.labels, **reader.asked, "top_k": top_k,
+        "stop": stop, "targets": wanted.recorded, **reader.asked, "top_k": top_k,
         "prepend_bos": prepend_bos,
     }  # fmt: skip
     used = seed if temperature > 0 else None
@@ -175,7 +176,7 @@ class _Walk:
         ids, cache = torch.tensor([prompt], device=device), None
         for step in range(n_steps):
             last = torch.tensor([[ids.shape[1] - 1]])
-            rows, cache = self.reader.rows(ids, last, check=step == 0, cache=cache, keep_cache=True)
+            rows, cache = self.reader.rows(ids, last, check=step < 2, cache=cache, keep_cache=True)
             self._read(rows[:, 0], slice(step, step + 1))
             token = int(self.reads[-1].top_id[0, 0, 0])
             if temperature > 0:

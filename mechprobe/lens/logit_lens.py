@@ -5,7 +5,7 @@ Every layer adds to one residual stream :math:`x_l`; the model answers by readin
 :math:`z_l = W_U^\top \mathrm{norm}(x_l)`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from mechprobe.kernels import readout
 from mechprobe.lens.capture import Reader
 from mechprobe.lens.dataset import Cells, cells_read, lens_dataset
 from mechprobe.lens.request import (
+    Layers,
     Norm,
     Positions,
     Stream,
@@ -49,7 +50,7 @@ def logit_lens(
     prompts: Prompts,
     *,
     positions: Positions = -1,
-    layers: Sequence[int] | None = None,
+    layers: Layers = None,
     stream: Stream = "resid_post",
     top_k: int = 10,
     targets: Any = None,
@@ -129,14 +130,16 @@ def logit_lens(
     text = TokenText(tokenizer_of(model))
     shown = [text.joined(row) for row in ids]
     data = lens_dataset(cells, cells_read(ids, chosen), reader.layers, wanted, text, shown)
-    asked = {"positions": positions, "targets": wanted.labels, **reader.asked, "top_k": top_k}
-    asked["prepend_bos"] = prepend_bos
+    asked = {
+        "positions": positions, "targets": wanted.recorded, **reader.asked, "top_k": top_k,
+        "prepend_bos": prepend_bos, "batch_size": batch_size,
+    }  # fmt: skip
     return LensResult(data, watch.record("logit_lens", asked, describe(model), ids))
 
 
 def lens_reader(
     model: Model,
-    layers: Sequence[int] | None,
+    layers: Layers,
     stream: Stream,
     norm: Norm,
     translators: Translator | Mapping[int, Callable[[Tensor], Tensor]] | None,
@@ -144,7 +147,8 @@ def lens_reader(
     """Return the reader for a request, refusing what the model does not have.
 
     Raises:
-        ValueError: An unknown ``stream`` or ``norm``, or a layer out of range.
+        ValueError: An unknown ``stream`` or ``norm``, a layer out of range, or a translator for a
+            layer that is not read.
         NotImplementedError: A stream that the model does not have.
     """
     if norm not in ("final", "none"):
@@ -153,6 +157,12 @@ def lens_reader(
     hook_names(model, [], stream)
     chosen = resolve_layers(model, layers, stream)
     hook_names(model, chosen, stream)
+    unknown = (
+        [x for x in translators if x not in chosen] if isinstance(translators, Mapping) else []
+    )
+    if unknown:
+        msg = f"translators has layer {unknown[0]!r}, which is not read; layers: {chosen}."
+        raise ValueError(msg)
     return Reader(model, unembedding(model), chosen, stream, norm, translators)
 
 

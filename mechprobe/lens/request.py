@@ -1,5 +1,6 @@
 """What was asked of the lens, checked against the model before anything runs."""
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,12 +10,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mechprobe.models import Model, TokenText, model_name, require_tokenizer, tokenizer_of
+from mechprobe.models import (
+    Model,
+    TokenText,
+    model_name,
+    require_encodable,
+    require_tokenizer,
+    tokenizer_of,
+)
 
 Stream = Literal["resid_post", "resid_mid", "attn_out", "mlp_out"]
 Norm = Literal["final", "none"]
 Translator = Callable[[Tensor, int], Tensor]
 Positions = int | Sequence[int] | slice | None
+Layers = int | Sequence[int] | None
 
 STREAMS: tuple[Stream, ...] = ("resid_post", "resid_mid", "attn_out", "mlp_out")
 EMBEDDING = -1
@@ -27,10 +36,17 @@ class Targets:
     Attributes:
         labels: Their names, for the ``target`` coordinate.
         ids: One id per cell, ``[prompt, pos, target]``; -1 where the cell is not valid.
+        per_cell: Whether cells have targets of their own.
     """
 
     labels: list[str]
     ids: npt.NDArray[np.int64]
+    per_cell: bool = False
+
+    @property
+    def recorded(self) -> object:
+        """What provenance keeps: the labels, or the ids where each cell has its own."""
+        return self.ids if self.per_cell else self.labels
 
 
 def resolve_positions(positions: Positions, lengths: Sequence[int]) -> list[list[int]]:
@@ -51,7 +67,7 @@ def resolve_positions(positions: Positions, lengths: Sequence[int]) -> list[list
         elif isinstance(positions, slice):
             chosen = list(range(*positions.indices(length)))
         else:
-            asked = [positions] if isinstance(positions, int) else list(positions)
+            asked = [positions] if isinstance(positions, int | np.integer) else list(positions)
             if not all(isinstance(p, int | np.integer) for p in asked):
                 msg = f"positions must be integers, a slice or None; found {positions!r}."
                 raise TypeError(msg)
@@ -63,6 +79,9 @@ def resolve_positions(positions: Positions, lengths: Sequence[int]) -> list[list
                 )
                 raise ValueError(msg)
             chosen = [int(p) % length for p in asked]
+            if len(set(chosen)) < len(chosen):
+                msg = f"positions={positions!r} names one position of prompt {prompt} twice."
+                raise ValueError(msg)
         if not chosen:
             msg = f"positions={positions!r} leaves nothing of prompt {prompt} ({length} tokens)."
             raise ValueError(msg)
@@ -70,7 +89,7 @@ def resolve_positions(positions: Positions, lengths: Sequence[int]) -> list[list
     return out
 
 
-def resolve_layers(model: Model, layers: Sequence[int] | None, stream: Stream) -> list[int]:
+def resolve_layers(model: Model, layers: Layers, stream: Stream) -> list[int]:
     """Return the layers to read: -1 is the embedding, l is after block l.
 
     Raises:
@@ -80,7 +99,7 @@ def resolve_layers(model: Model, layers: Sequence[int] | None, stream: Stream) -
     first = EMBEDDING if stream == "resid_post" else 0
     if layers is None:
         return list(range(first, n_layers))
-    chosen = [int(layer) for layer in layers]
+    chosen = [operator.index(x) for x in (layers if isinstance(layers, Sequence) else [layers])]
     outside = [layer for layer in chosen if not first <= layer < n_layers]
     if outside or len(set(chosen)) < len(chosen) or not chosen:
         embedding = "-1 (embedding), " if first == EMBEDDING else ""
@@ -158,16 +177,20 @@ def one_token(model: Model, target: str | int) -> int:
     if isinstance(target, str):
         require_tokenizer(model, f"target {target!r}")
         tokenizer = tokenizer_of(model)
+        require_encodable(target, "a target")
         ids: list[int] = tokenizer(target, add_special_tokens=False)["input_ids"]
+        text = TokenText(tokenizer)
+        if len(ids) == 2 and text.raw(ids[0]) == b" " and text.text(ids[1]) == target:
+            # SentencePiece puts a space of its own before " Paris"; the word has its space already.
+            ids = ids[1:]
         if len(ids) != 1:
-            text = TokenText(tokenizer)
             pieces = ", ".join(f"{text.text(i)!r} ({i})" for i in ids)
             first = f" Take its first token: targets=[{ids[0]}]." if ids else ""
             msg = f"target {target!r} is {len(ids)} tokens: {pieces}; a target is one token.{first}"
             raise ValueError(msg)
         return ids[0]
-    if not 0 <= int(target) < d_vocab:
-        msg = f"target id {target} is outside the vocabulary; valid: 0..{d_vocab - 1}."
+    if not isinstance(target, int | np.integer) or not 0 <= target < d_vocab:
+        msg = f"target id {target} is no id of the vocabulary; valid: 0..{d_vocab - 1}."
         raise ValueError(msg)
     return int(target)
 
@@ -214,4 +237,4 @@ def _cell_targets(model: Model, ids: npt.NDArray[Any], positions: list[list[int]
     for prompt, chosen in enumerate(positions):
         for target in np.unique(ids[prompt, : len(chosen)]).tolist():
             one_token(model, target)
-    return Targets([f"#{i}" for i in range(ids.shape[2])], ids.astype(np.int64))
+    return Targets([f"#{i}" for i in range(ids.shape[2])], ids.astype(np.int64), per_cell=True)

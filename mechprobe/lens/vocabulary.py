@@ -1,24 +1,29 @@
 """Geometry of the unembedding: what can be said, and what the nearest thing to say is."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from mechprobe.kernels import nearest_columns
+from mechprobe.kernels import nearest_columns, top_k
 from mechprobe.kernels.vocabulary import Metric
 from mechprobe.lens.logit_lens import lens_reader
 from mechprobe.lens.request import check_top_k, one_token, resolve_positions
 from mechprobe.models import (
     Model,
+    Prompts,
     TokenText,
     describe,
+    require_encodable,
     require_model,
     require_tokenizer,
+    storable,
     token_ids,
     tokenizer_of,
     unembedding,
@@ -29,7 +34,7 @@ from mechprobe.results import Expressibility, VocabularyNeighbors
 
 def vocabulary_neighbors(
     model: Model,
-    query: str | int | Mapping[str, float] | Float[Tensor, " d_model"],
+    query: Prompts | int | Mapping[str, float] | npt.NDArray[np.floating[Any]],
     *,
     at: tuple[int, int] | None = None,
     k: int = 10,
@@ -47,7 +52,8 @@ def vocabulary_neighbors(
             a text of several tokens stands for the mean of their rows; a vector ``[d_model]`` (as
             it would reach the unembedding); or, together with ``at``, a prompt.
         at: ``(layer, position)``: ask for the residual stream of the prompt ``query`` there, after
-            the final norm. Layer -1 is the embedding.
+            the final norm. Layer -1 is the embedding. With ``"dot"`` the scores are then the
+            logits of the lens, bias included.
         k: How many tokens, 1 to ``d_vocab``.
         metric: ``"dot"``, by which logits rank, or ``"cosine"`` (-1 to 1).
 
@@ -56,7 +62,7 @@ def vocabulary_neighbors(
 
     Raises:
         ValueError: An empty mixture or text, a vector of another length, an unknown metric, or
-            ``k``, ``at`` out of range.
+            ``k``, ``at`` out of range, several prompts, or a vector or weight that is not finite.
 
     Example:
         >>> import mechprobe as mp
@@ -73,15 +79,12 @@ def vocabulary_neighbors(
     _check_metric(metric)
     path = unembedding(model)
     k = check_top_k(k, path.d_vocab)
-    terms: dict[str, tuple[list[int], float]] = {}
-    if at is not None:
-        x = _residual(model, query, at)
-    elif isinstance(query, Tensor):
-        x = _vector(query, path.W_U)
+    x, terms = _direction(model, query, at, path.W_U)
+    if at is not None and metric == "dot":
+        # The model's own ranking: bias and soft-cap belong to it.
+        score, ids = top_k(path.normed_logits(x[None]).to(_wide(x)), k)
     else:
-        terms = _terms(model, query)
-        x = _mixture(path.W_U, terms)
-    score, ids = nearest_columns(x[None], path.W_U, k=k, metric=metric)
+        score, ids = nearest_columns(x[None], path.W_U, k=k, metric=metric)
     text = TokenText(tokenizer_of(model))
     tokens = ids[0].cpu().numpy().astype(np.int32)
     inputs = {i for pieces, _ in terms.values() for i in pieces}
@@ -95,11 +98,23 @@ def vocabulary_neighbors(
         data = data.assign(
             weight=("term", np.array([w for _, w in terms.values()])),
             n_tokens=("term", np.array([len(p) for p, _ in terms.values()], np.int32)),
-        ).assign_coords(term=np.array(list(terms), dtype=object))
+        ).assign_coords(term=np.array([storable(t) for t in terms], dtype=object))
     data["score"].attrs = {"long_name": metric, "units": "1"}
     asked = {"query": query, "at": at, "k": k, "metric": metric}
     record = watch.record("vocabulary_neighbors", asked, describe(model), _numbers(x))
     return VocabularyNeighbors(data, record)
+
+
+def _direction(
+    model: Model, query: Any, at: tuple[int, int] | None, W_U: Float[Tensor, "d_model d_vocab"]
+) -> tuple[Float[Tensor, " d_model"], dict[str, tuple[list[int], float]]]:
+    """Return the vector that was asked for, and the terms it is mixed of, where it is."""
+    if at is not None:
+        return _residual(model, query, at), {}
+    if isinstance(query, Tensor | np.ndarray):
+        return _vector(torch.as_tensor(query), W_U), {}
+    terms = _terms(model, query)
+    return _mixture(W_U, terms), terms
 
 
 def expressible(model: Model, text: str, *, metric: Metric = "cosine") -> Expressibility:
@@ -135,7 +150,7 @@ def expressible(model: Model, text: str, *, metric: Metric = "cosine") -> Expres
     read = TokenText(tokenizer_of(model))
     own, rival = float(every[0, 0]), float(score[0, other])
     data = xr.Dataset({
-        "asked": ((), np.array(text, dtype=object)),
+        "asked": ((), np.array(storable(text), dtype=object)),
         "token": ("piece", np.array(pieces, np.int32)),
         "text": ("piece", np.array([read.text(i) for i in pieces], dtype=object)),
         "one_token": ((), len(pieces) == 1),
@@ -170,6 +185,10 @@ def _terms(model: Model, query: Any) -> dict[str, tuple[list[int], float]]:
     require_tokenizer(model, "a query")
     out: dict[str, tuple[list[int], float]] = {}
     for term, weight in mixture.items():
+        require_encodable(term, "a query")
+        if not math.isfinite(weight):
+            msg = f"the weight of {term!r} is {weight}; it must be finite."
+            raise ValueError(msg)
         ids: list[int] = tokenizer_of(model)(term, add_special_tokens=False)["input_ids"]
         if not ids:
             msg = f"{term!r} is no token at all; there is no direction to look along."
@@ -181,8 +200,7 @@ def _terms(model: Model, query: Any) -> dict[str, tuple[list[int], float]]:
 def _mixture(
     W_U: Float[Tensor, "d_model d_vocab"], terms: Mapping[str, tuple[list[int], float]]
 ) -> Float[Tensor, " d_model"]:
-    wide = torch.promote_types(W_U.dtype, torch.float32)
-    rows = [weight * W_U[:, ids].to(wide).mean(-1) for ids, weight in terms.values()]
+    rows = [weight * W_U[:, ids].to(_wide(W_U)).mean(-1) for ids, weight in terms.values()]
     return torch.stack(rows).sum(0)
 
 
@@ -193,16 +211,29 @@ def _vector(query: Tensor, W_U: Float[Tensor, "d_model d_vocab"]) -> Float[Tenso
             f"{query.dtype} of shape {tuple(query.shape)}."
         )
         raise ValueError(msg)
+    if not bool(torch.isfinite(query).all()):
+        msg = "the query vector holds NaN or infinity; there is nothing it is near to."
+        raise ValueError(msg)
     return query.detach().to(W_U)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _residual(model: Model, prompt: Any, at: tuple[int, int]) -> Float[Tensor, " d_model"]:
     layer, position = at
+    if isinstance(prompt, Mapping):
+        msg = f"at={at} asks for one place in one prompt; found a mixture of tokens."
+        raise ValueError(msg)
     ids = token_ids(model, prompt)
+    if len(ids) != 1:
+        msg = f"at={at} asks for one place in one prompt; found {len(ids)} prompts."
+        raise ValueError(msg)
     where = resolve_positions(position, [len(ids[0])])
     reader = lens_reader(model, [layer], "resid_post", "final", None)
     device = torch.device(model.cfg.device or "cpu")
-    rows, _ = reader.rows(torch.tensor(ids[:1], device=device), torch.tensor(where), check=True)
+    rows, _ = reader.rows(torch.tensor(ids, device=device), torch.tensor(where), check=True)
     return rows[reader.source[0], 0, 0]
 
 

@@ -15,9 +15,11 @@ from mechprobe.models.protocol import model_name as model_name
 from mechprobe.models.protocol import tokenizer_of as tokenizer_of
 from mechprobe.models.run import Run as Run
 from mechprobe.models.run import run as run
+from mechprobe.models.support import require_encodable as require_encodable
 from mechprobe.models.support import require_kv_cache as require_kv_cache
 from mechprobe.models.support import require_model as require_model
 from mechprobe.models.support import require_tokenizer as require_tokenizer
 from mechprobe.models.text import TokenText as TokenText
+from mechprobe.models.text import storable as storable
 from mechprobe.models.unembed import Unembedding as Unembedding
 from mechprobe.models.unembed import unembedding as unembedding

@@ -1,8 +1,9 @@
 """Is the model that mechprobe reads the model that Hugging Face runs?"""
 
+import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
@@ -61,6 +62,13 @@ class ModelCheck:
     def passed(self) -> bool:
         """Whether no comparison failed."""
         return all(line.status != "FAILED" for line in self.lines)
+
+    def to_json(self) -> str:
+        """Return the comparisons as JSON; what does not apply has error null."""
+        lines: list[dict[str, Any]] = [{**asdict(x), "status": x.status} for x in self.lines]
+        for line in lines:
+            line["error"] = None if line["status"] == "skipped" else line["error"]
+        return json.dumps({"model": self.model, "passed": self.passed, "lines": lines})
 
     def __repr__(self) -> str:
         head = f"ModelCheck of {self.model}: {'passed' if self.passed else 'FAILED'}"
@@ -168,13 +176,13 @@ def _scores(model: Model, ids: Tensor) -> CheckLine:
     layers = sorted({0, int(model.cfg.n_layers) // 2, int(model.cfg.n_layers) - 1})
     worst = max(_score_error(model, ids, layer, q, k) for layer in layers)
     if worst == torch.inf:
-        return CheckLine(name, torch.nan, 0.0, "hook_attn_scores holds probabilities (mislabelled)")
+        return CheckLine(name, torch.nan, 0.0, "hook_attn_scores is absent, or holds probabilities")
     tolerance = _SCORE_TOLERANCE.get(next(model.parameters()).dtype, _HALF_SCORE_TOLERANCE)  # pyrefly: ignore[missing-attribute]
     return CheckLine(name, worst, tolerance, f"of the largest score, layers {layers}")
 
 
 def _score_error(model: Model, ids: Tensor, layer: int, q_hook: str, k_hook: str) -> float:
-    """Return the largest error of one layer; infinity where the scores are probabilities."""
+    """Return the largest error of one layer; infinity where there are no scores to compare."""
     kept: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[Tensor], None]:
@@ -183,7 +191,7 @@ def _score_error(model: Model, ids: Tensor, layer: int, q_hook: str, k_hook: str
     at = f"blocks.{layer}.attn."
     run(model, ids, {at + h: keep(h) for h in (q_hook, k_hook, "hook_attn_scores")})
     if q_hook not in kept or "hook_attn_scores" not in kept:
-        return 0.0
+        return torch.inf
     q, k, scores = kept[q_hook], kept[k_hook], kept["hook_attn_scores"]
     k = repeat(k, "pos head d_head -> pos (head group) d_head", group=q.shape[1] // k.shape[1])
     ours = einsum(q, k, "query head d, key head d -> head query key")

@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from mechprobe.models.protocol import Model, is_bridge, tokenizer_of
-from mechprobe.provenance import Json
+from mechprobe.models.protocol import Model, Stamp, is_bridge, stamp, tokenizer_of
+from mechprobe.provenance import Json, digest_json
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,15 @@ class Source:
 
 
 _sources: WeakKeyDictionary[nn.Module, Source] = WeakKeyDictionary()
-_digests: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_stamps: WeakKeyDictionary[nn.Module, Stamp] = WeakKeyDictionary()
+_digests: WeakKeyDictionary[nn.Module, tuple[Stamp, str]] = WeakKeyDictionary()
 _tokenizers: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
 
 
 def remember(model: nn.Module, source: Source) -> None:
-    """Note where a model came from."""
+    """Note where a model came from, and its weights as they are now."""
     _sources[model] = source
+    _stamps[model] = stamp(model)
 
 
 def source_of(model: Any) -> Source | None:
@@ -55,19 +57,25 @@ def describe(model: Model) -> dict[str, Json]:
     config = getattr(getattr(module, "original_model", None), "config", None)
     tokenizer = tokenizer_of(model)
     files: dict[str, Json] = dict(source.files) if source else {}
-    pinned = bool(files or (source and source.revision))
+    # Weights that were written to after loading are no longer those of the files.
+    changed = source is None or _stamps.get(module) != stamp(module)
+    note = "weights in memory" if source is None else source.note
+    if source is not None and changed:
+        note = f"{note}; changed in memory after loading".removeprefix("; ")
     return {
         "name": source.name if source else str(getattr(cfg, "model_name", "in memory")),
         "revision": source.revision if source else "",
         "files_sha256": files,
-        "weights_sha256": "" if pinned else weights_digest(module),
-        "note": source.note if source else "weights in memory",
+        "weights_sha256": weights_digest(module) if changed else "",
+        "note": note,
+        "config_sha256": digest_json(_settings(config, cfg)),
+        "hooks": _n_hooks(model),
         "architecture": str(getattr(cfg, "architecture", None) or "HookedTransformer"),
         "class": type(model).__qualname__,
         "n_layers": int(cfg.n_layers),
         "d_model": int(cfg.d_model),
         "d_vocab": int(cfg.d_vocab),
-        "dtype": str(cfg.dtype),
+        "dtype": str(next(module.parameters()).dtype),
         "device": str(cfg.device),
         "attention": str(getattr(config, "_attn_implementation", "hooked")),
         "weight_processing": _processing(module),
@@ -77,6 +85,19 @@ def describe(model: Model) -> dict[str, Json]:
     }
 
 
+def _settings(config: Any, cfg: Any) -> Json:
+    """Return the configuration without what names a place on this machine."""
+    found = config.to_dict() if config is not None else vars(cfg)
+    skipped = ("_name_or_path", "name_or_path", "transformers_version", "model_name", "device")
+    return {k: str(v) for k, v in found.items() if k not in skipped}
+
+
+def _n_hooks(model: Model) -> int:
+    """Return how many functions hang on the hook points; each may change what is computed."""
+    points = {id(point): point for point in model.hook_dict.values()}
+    return sum(len(getattr(point, "fwd_hooks", ())) for point in points.values())
+
+
 def _processing(model: Any) -> str:
     if is_bridge(model):
         return "compatibility mode" if getattr(model, "compatibility_mode", False) else "none"
@@ -84,16 +105,17 @@ def _processing(model: Any) -> str:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Return the SHA-256 over names, shapes and bytes of all weights, taken once per model."""
-    if model not in _digests:
+    """Return the SHA-256 over names, shapes and bytes of all weights; again when they change."""
+    now = stamp(model)
+    if _digests.get(model, ((), ""))[0] != now:
         total = hashlib.sha256()
         for name, tensor in sorted(model.state_dict().items()):
             if isinstance(tensor, Tensor) and not tensor.is_meta:
                 total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
                 flat = tensor.detach().cpu().contiguous().flatten()
                 total.update(flat.view(torch.uint8).numpy().tobytes())
-        _digests[model] = total.hexdigest()
-    return _digests[model]
+        _digests[model] = (now, total.hexdigest())
+    return _digests[model][1]
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:

@@ -1,5 +1,6 @@
 """Load a model: the packaged one, a folder, or a hub id; always from files on disk."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -52,7 +53,8 @@ def load_model(
 
     Raises:
         FetchError: The embedded model could not be fetched or stored.
-        FileNotFoundError: No such folder, and no such model on the hub or in the local hub cache.
+        FileNotFoundError: No such folder, and no such model on the hub.
+        ConnectionError: The hub cannot be reached, and the model is not in the local hub cache.
         NotImplementedError: An architecture that the probes cannot read, named with the reason.
         ValueError: Only pickled weights, or ``revision`` for something not on the hub.
 
@@ -117,21 +119,30 @@ def _find(name: str, revision: str | None, allow_bin: bool) -> Source:
 
 
 def _weights(folder: Path, allow_bin: bool) -> list[Path]:
-    found = sorted(folder.glob("*.safetensors"))
-    if not found and allow_bin:
-        found = sorted(folder.glob("*.bin"))
-    if not found:
-        pickled = any(folder.glob("*.bin"))
+    """Return the files that Hugging Face will read the weights from."""
+    index = folder / "model.safetensors.index.json"
+    found = [folder / "model.safetensors"]
+    if index.exists():
+        shards: dict[str, str] = json.loads(index.read_text())["weight_map"]
+        found = [folder / name for name in sorted(set(shards.values()))]
+    found = [file for file in found if file.exists()]
+    pickled = sorted(folder.glob("*.bin"))
+    if not found and not (pickled and allow_bin):
         advice = "its .bin files are pickles: pass allow_bin=True to read them" if pickled else ""
-        msg = f"{folder.name} holds no *.safetensors weights; {advice or 'is it whole?'}"
+        msg = f"{folder.name} holds no model.safetensors; {advice or 'is it whole?'}"
         raise ValueError(msg) if pickled else FileNotFoundError(msg)
-    return found
+    return found or pickled
 
 
 def _from_hub(name: str, revision: str | None, allow_bin: bool) -> tuple[Path, str]:
     """Return the local snapshot of a hub model and its commit; one question, no retries."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
     wanted += ["*.bin"] if allow_bin else []
@@ -141,7 +152,7 @@ def _from_hub(name: str, revision: str | None, allow_bin: bool) -> tuple[Path, s
     except GatedRepoError as error:
         msg = f"{name} is gated: accept its terms on the hub and log in (hf auth login)."
         raise FileNotFoundError(msg) from error
-    except HfHubHTTPError as error:
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         msg = f"the hub has no model {name!r} (revision {revision or 'main'}): {error}"
         raise FileNotFoundError(msg) from error
     except Exception as offline:
@@ -153,7 +164,7 @@ def _from_hub(name: str, revision: str | None, allow_bin: bool) -> tuple[Path, s
                 f"cannot reach the hub for {name!r} ({type(offline).__name__}), and it is not in "
                 f"the local hub cache. Offline, the embedded model works: {packaged.NAME!r}."
             )
-            raise FileNotFoundError(msg) from offline
+            raise ConnectionError(msg) from offline
     # A snapshot lies in a folder named after its commit.
     return Path(folder), Path(folder).name
 

@@ -56,6 +56,9 @@ def packaged_model(folder: Path | None = None) -> tuple[Path, dict[str, str]]:
     """
     base = (folder or cache_folder()) / "models"
     target = base / NAME
+    digests = _verified(target)
+    if digests is not None:
+        return target, digests
     try:
         base.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(base / f"{NAME}.lock"):

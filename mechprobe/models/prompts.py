@@ -1,5 +1,6 @@
 """Prompts to token ids and to padded micro-batches."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mechprobe.models.protocol import Model, tokenizer_of
-from mechprobe.models.support import require_tokenizer
+from mechprobe.models.support import require_encodable, require_tokenizer
 
 Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Tensor
 
@@ -52,10 +53,10 @@ def token_ids(
 
     Raises:
         ValueError: No prompt, an empty one, one longer than ``n_ctx``, ids outside the
-            vocabulary, or text for a model without tokenizer.
+            vocabulary, a padded tensor, or text for a model without tokenizer.
         TypeError: Prompts are neither text nor ids.
     """
-    items = _as_list(prompts)
+    items = _as_list(model, prompts)
     if not items:
         msg = "no prompt was given; pass a text, a list of texts or token ids."
         raise ValueError(msg)
@@ -79,7 +80,7 @@ def token_ids(
     return out
 
 
-def _as_list(prompts: Any) -> list[Any]:
+def _as_list(model: Model, prompts: Any) -> list[Any]:
     if isinstance(prompts, Tensor):
         if prompts.is_floating_point() or prompts.ndim not in (1, 2):
             msg = (
@@ -87,6 +88,7 @@ def _as_list(prompts: Any) -> list[Any]:
                 f"{prompts.dtype} of shape {tuple(prompts.shape)}."
             )
             raise TypeError(msg)
+        _require_unpadded(model, prompts)
         prompts = prompts.tolist()
     if isinstance(prompts, str):
         return [prompts]
@@ -94,6 +96,25 @@ def _as_list(prompts: Any) -> list[Any]:
     if items and all(isinstance(i, int) for i in items):
         return [items]
     return items
+
+
+def _require_unpadded(model: Model, ids: Tensor) -> None:
+    """Refuse a rectangle of ids whose rows were filled up: position -1 would be padding."""
+    tokenizer = tokenizer_of(model)
+    pad = getattr(tokenizer, "pad_token_id", None)
+    if pad is None or ids.ndim < 2 or len(ids) < 2:
+        return
+    filled = (ids[:, -1] == pad) | (ids[:, 0] == pad)
+    others = (getattr(tokenizer, "eos_token_id", None), getattr(tokenizer, "bos_token_id", None))
+    if not bool(filled.any()) or bool(filled.all()):
+        return
+    row = int(filled.nonzero()[0, 0])
+    advice = "pass the texts, or lists of ids without padding; unequal lengths are welcome."
+    if pad not in others:
+        msg = f"row {row} of the ids is padded (id {pad}), and padding would be read; {advice}"
+        raise ValueError(msg)
+    msg = f"row {row} begins or ends with id {pad}, which is also the padding: if padded, {advice}"
+    warnings.warn(msg, UserWarning, stacklevel=4)
 
 
 def _from_ids(item: Any, i: int) -> list[int]:
@@ -108,6 +129,7 @@ def _from_ids(item: Any, i: int) -> list[int]:
 
 def _from_text(model: Model, text: str, i: int, prepend_bos: bool | None) -> list[int]:
     require_tokenizer(model, f"prompt {i}")
+    require_encodable(text, f"prompt {i}")
     if not text:
         msg = f"prompt {i} is empty; there is no position to read."
         raise ValueError(msg)
@@ -130,7 +152,13 @@ def batches(
         model: Gives the padding id and the device.
         ids: Token ids of each prompt.
         batch_size: Prompts per batch; by default as many as hold ``TOKENS_PER_BATCH`` tokens.
+
+    Raises:
+        ValueError: ``batch_size`` is less than 1.
     """
+    if batch_size is not None and batch_size < 1:
+        msg = f"batch_size must be at least 1; found {batch_size}."
+        raise ValueError(msg)
     order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
     out: list[Batch] = []
     while order:

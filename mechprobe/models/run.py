@@ -57,7 +57,8 @@ def run(
         The logits asked for, and the cache.
 
     Raises:
-        NotImplementedError: A hook named in ``capture`` does not exist in this model.
+        NotImplementedError: A hook named in ``capture`` does not exist in this model, or it keeps
+            no cache and one was asked for.
     """
     hooks = [(name, _as_hook(sink)) for name, sink in capture.items()]
     known = model.hook_dict  # a property that gathers every alias anew
@@ -67,8 +68,13 @@ def run(
             raise NotImplementedError(msg)
     with model.hooks(fwd_hooks=hooks):
         if is_bridge(model):
-            return _run_bridge(model, ids, mask, logits, cache, keep_cache)
-        return _run_hooked(model, ids, logits, cache, keep_cache)
+            done = _run_bridge(model, ids, mask, logits, cache, keep_cache)
+        else:
+            done = _run_hooked(model, ids, logits, cache, keep_cache)
+    if keep_cache and done.cache is None:
+        msg = f"{model_name(model)} gave no key-value cache to continue from."
+        raise NotImplementedError(msg)
+    return done
 
 
 def _as_hook(sink: Sink) -> Any:

@@ -1,17 +1,17 @@
 """Refuse, by name and with the reason, what mechprobe would read wrongly."""
 
 from collections.abc import Iterator
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from mechprobe.models.protocol import Model, is_bridge, model_name, tokenizer_of
+from mechprobe.models.protocol import Model, Stamp, is_bridge, model_name, stamp, tokenizer_of
 
 # Modules between the residual stream and the logits that final norm and unembedding would skip.
 _EXTRA_READOUT = ("mlm_head", "prediction_head", "project_out", "hc_head", "sigma_map")
 
-_finite: WeakSet[nn.Module] = WeakSet()
+_finite: WeakKeyDictionary[nn.Module, Stamp] = WeakKeyDictionary()
 
 
 def require_model(model: object) -> Model:
@@ -72,7 +72,8 @@ def _children(blocks: object) -> Iterator[nn.Module]:
 
 
 def _require_finite(model: nn.Module) -> None:
-    if model in _finite:
+    now = stamp(model)
+    if _finite.get(model) == now:
         return
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and not _all_finite(parameter):
@@ -81,14 +82,14 @@ def _require_finite(model: nn.Module) -> None:
                 "meaningless. Load the checkpoint again, or look at how it was saved."
             )
             raise ValueError(msg)
-    _finite.add(model)
+    _finite[model] = now
 
 
 def _all_finite(values: Tensor) -> bool:
-    """Check a weight; the sum of finite float64 values is finite, and is one pass."""
-    if values.is_meta:
+    """Check a weight by its extremes: NaN is both, and infinity one of them."""
+    if values.is_meta or values.numel() == 0:
         return True
-    return bool(torch.isfinite(values.detach().sum(dtype=torch.float64)))
+    return bool(torch.isfinite(torch.stack(values.detach().aminmax())).all())
 
 
 def require_tokenizer(model: Model, what: str) -> None:
@@ -102,12 +103,27 @@ def require_tokenizer(model: Model, what: str) -> None:
         raise ValueError(msg)
 
 
+def require_encodable(text: str, what: str) -> None:
+    """Refuse text with lone surrogates, which no tokenizer takes.
+
+    Raises:
+        ValueError: ``text`` is not valid Unicode.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        msg = f"{what} is no valid Unicode text: {error}; replace the lone surrogate."
+        raise ValueError(msg) from error
+
+
 def require_kv_cache(model: Model) -> None:
     """Refuse models that generate without a key-value cache.
 
     Raises:
         NotImplementedError: The model is recurrent.
     """
-    if is_bridge(model) and getattr(model.cfg, "is_stateful", False):
+    adapter = getattr(model, "adapter", None)
+    keeps = all(getattr(adapter, f"supports_{x}", True) for x in ("kv_cache", "generation"))
+    if is_bridge(model) and (getattr(model.cfg, "is_stateful", False) or not keeps):
         msg = f"{model_name(model)} is recurrent and keeps no key-value cache to generate with."
         raise NotImplementedError(msg)

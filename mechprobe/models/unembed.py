@@ -103,8 +103,12 @@ def unembedding(model: Model) -> Unembedding:
 
     @torch.no_grad()
     def norm(rows: Tensor) -> Tensor:
-        x = rows.to(device=W_U.device, dtype=W_U.dtype)
-        return tl.ln_final(x[None])[0] if has_norm else x
+        if not has_norm:
+            return rows.to(W_U)
+        # The norm may lie on another device than the unembedding (device_map).
+        weight = next(tl.ln_final.parameters(), W_U)
+        x = rows.to(device=weight.device, dtype=W_U.dtype)
+        return tl.ln_final(x[None])[0].to(W_U.device)
 
     return Unembedding(norm, W_U, b_U, _logit_transform(tl))
 
