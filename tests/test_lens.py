@@ -343,7 +343,7 @@ def test_provenance_tells_different_calls_apart(tmp_path: Any) -> None:
     from mechprobe.models import load_model
     from tests.tiny import save_tiny
 
-    model: Any = load_model(save_tiny(tmp_path / "m"), device="cpu")
+    model: Any = load_model(save_tiny(tmp_path / "m", tokenizer=True), device="cpu")
 
     def record(**options: Any) -> Any:
         return _lens(model, RAGGED[:1], **options).provenance.without_time()
@@ -361,7 +361,7 @@ def test_provenance_tells_different_calls_apart(tmp_path: Any) -> None:
     model.add_hook("blocks.0.hook_resid_post", _watch)
     assert record()["model"]["hooks"] == changed["model"]["hooks"] + 1
     model.reset_hooks()
-    again = load_model(save_tiny(tmp_path / "m"), device="cpu", n_ctx=32)
+    again = load_model(save_tiny(tmp_path / "m", tokenizer=True), device="cpu", n_ctx=32)
     short = _lens(again, RAGGED[:1]).provenance.without_time()
     assert short["model"]["config_sha256"] != first["model"]["config_sha256"]
 

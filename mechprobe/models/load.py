@@ -44,7 +44,8 @@ def load_model(
         device: Where to put the model; TransformerLens' choice by default.
         device_map: Placement over several devices, as in Hugging Face; excludes ``device``.
         dtype: Weights' type, float32 by default.
-        n_ctx: Context length to set, where the architecture allows it.
+        n_ctx: Context length to set, where the architecture allows it (not for a folder without
+            tokenizer).
         trust_remote_code: Let the checkpoint bring its own Python code. Off: nothing runs.
         allow_bin: Accept pickled ``.bin`` weights (read with ``weights_only=True``).
 
@@ -56,7 +57,8 @@ def load_model(
         FileNotFoundError: No such folder, and no such model on the hub.
         ConnectionError: The hub cannot be reached, and the model is not in the local hub cache.
         NotImplementedError: An architecture that the probes cannot read, named with the reason.
-        ValueError: Only pickled weights, or ``revision`` for something not on the hub.
+        ValueError: Only pickled weights, ``revision`` for something not on the hub, or ``n_ctx``
+            for a folder without tokenizer.
 
     Example:
         >>> model = load_model("smollm2-135m-instruct")  # doctest: +SKIP
