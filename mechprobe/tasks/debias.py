@@ -1,0 +1,164 @@
+"""Questions left out, as few as possible, so that named shortcuts fall to chance."""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mechprobe.tasks.audit import audit
+from mechprobe.tasks.fitted import binned
+from mechprobe.tasks.shortcuts import CHOICE, LOGIC, credit
+from mechprobe.tasks.task import Task
+
+_WORDS = "bag_of_words"
+# A question's answer with its value of each shortcut: questions of one kind are interchangeable.
+Kind = tuple[Any, ...]
+
+
+class _Row(NamedTuple):
+    """One condition on how many questions of each kind are kept: low <= weights . kept <= 0."""
+
+    weights: npt.NDArray[np.float64]
+    low: float
+
+
+def debiased(task: Task, shortcuts: Sequence[str] | None, seed: int) -> Task:
+    """Return the largest part of a task on which the named shortcuts are at chance.
+
+    See ``Task.debiased``.
+    """
+    named = _named(task, shortcuts, seed)
+    if not named:
+        note = "not debiased: no shortcut is above chance in the audit"
+        return task.take(range(len(task)), note)
+    values = list(_values(task, named))
+    members: dict[Kind, list[int]] = defaultdict(list)
+    # Where places do not matter they must not decide what goes either.
+    by_answer = task.layout == "logic" or "position" in named
+    for i, (example, value) in enumerate(zip(task.examples, values, strict=True)):
+        answer = example.answer if by_answer else -1
+        members[(answer, len(example.candidates), *value)].append(i)
+    kinds = sorted(members, key=str)
+    rows = _choice_rows(kinds) if task.layout == "choice" else _logic_rows(task, kinds)
+    kept = _most(rows, [len(members[k]) for k in kinds])
+    if sum(kept) == 0:
+        raise ValueError(_why_nothing(task, named, kinds))
+    rng = random.Random(seed)
+    chosen = [i for kind, n in zip(kinds, kept, strict=True) for i in rng.sample(members[kind], n)]
+    left = task.take(sorted(chosen))
+    return left.take(range(len(left)), _note(task, left, named, seed))
+
+
+def _named(task: Task, shortcuts: Sequence[str] | None, seed: int) -> list[str]:
+    known = ["position", *CHOICE] if task.layout == "choice" else list(LOGIC)
+    if shortcuts is None:
+        found = audit(task, seed=seed)
+        return [s.name for s in found.scores if s.low > found.chance and s.name != _WORDS]
+    named = [shortcuts] if isinstance(shortcuts, str) else list(shortcuts)
+    unknown = [name for name in named if name not in known]
+    if _WORDS in unknown:
+        msg = (
+            f"{_WORDS!r} cannot be brought to chance by leaving questions out: what is left has "
+            "other words to fit. Compare with its accuracy in the audit instead."
+        )
+        raise ValueError(msg)
+    if unknown or not named:
+        found_text = repr(unknown[0]) if unknown else "none"
+        msg = f"shortcuts of a {task.layout} task are {', '.join(known)}; found {found_text}."
+        raise ValueError(msg)
+    return list(dict.fromkeys(named))
+
+
+def _values(task: Task, named: Sequence[str]) -> Iterator[Kind]:
+    """Yield each question's value of each shortcut: a word, or two credits for options."""
+    if task.layout == "logic":
+        columns = [binned([LOGIC[name](e) for e in task.examples]) for name in named]
+        yield from zip(*columns, strict=True)
+        return
+    for example in task.examples:
+        found: list[Any] = []
+        for name in named:
+            if name != "position":
+                numbers = CHOICE[name](example)
+                found += [round(credit(example, numbers, largest), 9) for largest in (True, False)]
+        yield tuple(found)
+
+
+def _logic_rows(task: Task, kinds: Sequence[Kind]) -> list[_Row]:
+    """For each value of each shortcut, every answer is kept equally often."""
+    rows: list[_Row] = []
+    answers = range(task.n_candidates)
+    for column in range(2, len(kinds[0])):
+        for value in sorted({kind[column] for kind in kinds}):
+            counts = [
+                np.array([float(k[column] == value and k[0] == a) for k in kinds]) for a in answers
+            ]
+            rows += [_Row(counts[a] - counts[0], 0.0) for a in answers[1:]]
+    return rows
+
+
+def _choice_rows(kinds: Sequence[Kind]) -> list[_Row]:
+    """Every place is right equally often, and no extreme is right more often than by chance."""
+    rows: list[_Row] = []
+    places = sorted({kind[0] for kind in kinds})
+    if len(places) > 1:
+        counts = [np.array([float(k[0] == place) for k in kinds]) for place in places]
+        rows += [_Row(count - counts[0], 0.0) for count in counts[1:]]
+    for column in range(2, len(kinds[0])):
+        rows.append(_Row(np.array([k[column] - 1 / k[1] for k in kinds]), -np.inf))
+    return rows
+
+
+def _most(rows: Sequence[_Row], available: Sequence[int]) -> list[int]:
+    """Return how many of each kind to keep, so that all rows hold and as many as possible stay."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    weights = np.stack([row.weights for row in rows])
+    found = milp(
+        -np.ones(len(available)),
+        constraints=LinearConstraint(weights, [row.low for row in rows], np.zeros(len(rows))),
+        bounds=Bounds(0, np.array(available, dtype=float)),
+        integrality=np.ones(len(available)),
+        # A larger part than this finds in time differs by a fraction of a percent at most.
+        options={"time_limit": 20.0, "mip_rel_gap": 1e-4},
+    )
+    if found.x is None:
+        msg = f"no part of the task could be found on which the shortcuts fail: {found.message}"
+        raise RuntimeError(msg)
+    return [int(n) for n in np.rint(found.x)]
+
+
+def _why_nothing(task: Task, named: Sequence[str], kinds: Sequence[Kind]) -> str:
+    for column, name in enumerate(named, start=2):
+        if task.layout == "choice":
+            break
+        answers: dict[str, set[int]] = defaultdict(set)
+        for kind in kinds:
+            answers[kind[column]].add(kind[0])
+        if all(len(a) == 1 for a in answers.values()) and len(answers) > 1:
+            labels = task.examples[0].candidates
+            rule = "; ".join(f"{v}: always {labels[min(a)]}" for v, a in sorted(answers.items()))
+            return (
+                f"{name!r} determines the label of every question of {task.name!r} ({rule}), so "
+                "that leaving questions out cannot help and nothing would be left. Use another "
+                "data set, or report this accuracy beside every result."
+            )
+    return (
+        f"nothing of {task.name!r} is left on which {', '.join(named)} are at chance "
+        "together; name fewer shortcuts."
+    )
+
+
+def _note(task: Task, left: Task, named: Sequence[str], seed: int) -> str:
+    said = f"debiased by {', '.join(named)}: kept {len(left)} of {len(task)} questions"
+    try:
+        found = audit(left, seed=seed)
+    except ValueError:
+        return f"{said}; too few groups are left to audit"
+    now = ", ".join(f"{name} {found[name].accuracy:.2f}" for name in named)
+    still = [s for s in found.scores if s.low > found.chance]
+    rest = ", ".join(f"{s.name} {s.accuracy:.2f}" for s in still) or "none"
+    return f"{said}; audited again: {now}; above chance: {rest} (chance {found.chance:.2f})"

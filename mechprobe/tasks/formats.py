@@ -1,0 +1,211 @@
+"""Records of published data sets, turned into questions.
+
+A reader takes one record and returns its questions. The group it gives is the text that they share
+(context, premises), or empty for a question of its own; ``grouped`` puts numbers in its place.
+"""
+
+import re
+import string
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mechprobe.provenance import Json
+from mechprobe.tasks.layout import choice_example, logic_example
+from mechprobe.tasks.task import Example
+
+Reader = Callable[[Mapping[str, Any], bool], list[Example]]
+
+
+def pararule_plus(record: Mapping[str, Any], _: bool = False) -> list[Example]:
+    """Return the questions of one context of PARARULE-Plus."""
+    context = _text(record, "context")
+    out: list[Example] = []
+    for question in _list(record, "questions"):
+        text, label = _text(question, "text"), _text(question, "label")
+        meta = question.get("meta")
+        depth = str(meta.get("QDep", "")) if isinstance(meta, Mapping) else ""
+        example = logic_example(
+            context, text, ("true", "false"), label,
+            group=context, steps=int(depth) if depth.isdecimal() else -1,
+            meta=_kept(question, "id"),
+        )  # fmt: skip
+        out.append(example)
+    return out
+
+
+def multi_logieval(record: Mapping[str, Any], _: bool = False) -> list[Example]:
+    """Return the yes/no question of one record of Multi-LogiEval."""
+    context = _text(record, "context")
+    depth = str(record.get("depth", ""))
+    example = logic_example(
+        context, _text(record, "question"), ("yes", "no"), _text(record, "answer").lower(),
+        lead="Yes or no:", group=context,
+        steps=int(depth[1:]) if re.fullmatch(r"d\d+", depth) else -1,
+        meta=_kept(record, "logic", "rule", "depth", "id"),
+    )  # fmt: skip
+    return [example]
+
+
+def folio(record: Mapping[str, Any], _: bool = False) -> list[Example]:
+    """Return the question of one record of FOLIO; its "Unknown" is called "Uncertain"."""
+    premises = [p.strip() for p in _texts(record, "premises")]
+    label = _text(record, "label").strip()
+    example = logic_example(
+        " ".join(premises), _text(record, "conclusion"), ("True", "False", "Uncertain"),
+        "Uncertain" if label == "Unknown" else label, lead="True, false or uncertain:",
+        group=" ".join(premises),
+    )  # fmt: skip
+    return [example]
+
+
+def prontoqa(record: Mapping[str, Any], _: bool = False) -> list[Example]:
+    """Return the question of one record of PrOntoQA: its generator's, or the one on the hub."""
+    record = record.get("test_example", record)
+    if isinstance(record, Mapping) and "options" in record:
+        return [_prontoqa_of_hub(record)]
+    context, query = _text(record, "question"), _text(record, "query")
+    lead, colon, statement = query.partition(":")
+    if lead.strip().lower() != "true or false" or not colon:
+        msg = f"query {query[:60]!r} asks for no truth value; 'True or false: ...' is needed."
+        raise ValueError(msg)
+    said = record.get("chain_of_thought")
+    # What is said of the entity, then a rule and its conclusion for each step.
+    steps = (len(said) - 1) // 2 if isinstance(said, list) and len(said) % 2 else -1
+    answer = _text(record, "answer").lower()
+    example = logic_example(
+        context, statement, ("true", "false"), answer, group=context, steps=steps,
+        meta={"proof": list(said)} if isinstance(said, list) else {},
+    )  # fmt: skip
+    return [example]
+
+
+def _prontoqa_of_hub(record: Mapping[str, Any]) -> Example:
+    context, question = _text(record, "context"), _text(record, "question")
+    lead, asks, statement = question.partition("?")
+    letter = _text(record, "answer").strip()
+    texts = {o[:1]: o[2:].strip().lower() for o in _texts(record, "options")}
+    if not asks or not statement.strip() or "true or false" not in lead:
+        msg = f"question {question[:60]!r} is not 'Is the following statement true or false? ...'."
+        raise ValueError(msg)
+    return logic_example(
+        context, statement, ("true", "false"), texts.get(letter, letter), group=context,
+        meta=_kept(record, "id"),
+    )  # fmt: skip
+
+
+def hellaswag(record: Mapping[str, Any], extra_options: bool = False) -> list[Example]:
+    """Return the question of one record of HellaSwag, as released or as on the hub."""
+    if "ctx" in record and "context" not in record:
+        activity = record.get("activity_label", "")
+        context = f"{activity}: {record['ctx']}" if activity else _text(record, "ctx")
+    else:
+        context = _text(record, "context")
+    endings = [_without_wikihow_marks(e) for e in _texts(record, "endings")]
+    example = choice_example(
+        "Which option goes on from the context best?", endings,
+        _index(record, "label", len(endings)), context=_without_wikihow_marks(context),
+        extra_options=extra_options, meta=_kept(record, "ind"),
+    )  # fmt: skip
+    return [example]
+
+
+def _without_wikihow_marks(text: str) -> str:
+    """Return the text without "[title]", "[step]", which the data set's extraction left in it."""
+    text = re.sub(r"\[[a-z]+\]", " ", text.replace(" [title]", ". "))
+    return re.sub(r" {2,}", " ", text).strip()
+
+
+def mcqa(record: Mapping[str, Any], extra_options: bool = False) -> list[Example]:
+    """Return the question of a record with question, choices and answer (and context, subject)."""
+    choices = _texts(record, "choices")
+    example = choice_example(
+        _text(record, "question"), choices, _index(record, "answer", len(choices)),
+        context=str(record.get("context") or ""), extra_options=extra_options,
+        meta=_kept(record, "subject", "id"),
+    )  # fmt: skip
+    return [example]
+
+
+def cosmos_qa(record: Mapping[str, Any], extra_options: bool = False) -> list[Example]:
+    """Return the question of one record of CosmosQA."""
+    answers = [_text(record, f"answer{i}") for i in range(4)]
+    context = _text(record, "context")
+    example = choice_example(
+        _text(record, "question"), answers, _index(record, "label", 4), context=context,
+        extra_options=extra_options, group=context, meta=_kept(record, "id"),
+    )  # fmt: skip
+    return [example]
+
+
+LOGIC: dict[str, Reader] = {
+    "pararule_plus": pararule_plus,
+    "multi_logieval": multi_logieval,
+    "folio": folio,
+    "prontoqa": prontoqa,
+}
+CHOICE: dict[str, Reader] = {"hellaswag": hellaswag, "mcqa": mcqa, "cosmos_qa": cosmos_qa}
+
+
+def grouped(examples: Iterable[Example]) -> Iterator[Example]:
+    """Number the groups: one for each shared text, one for each question that shares none."""
+    known: dict[str, str] = {}
+    for i, example in enumerate(examples):
+        if example.group:
+            name = known.setdefault(example.group, f"context {len(known)}")
+        else:
+            name = f"question {i}"
+        yield replace(example, group=name)
+
+
+def _field(record: Any, name: str) -> Any:
+    if not isinstance(record, Mapping):
+        msg = f"an object with {name!r} is needed; found {record!r:.60}."
+        raise ValueError(msg)
+    if name not in record:
+        msg = f"field {name!r} is missing; found {', '.join(map(str, record)) or 'none'}."
+        raise ValueError(msg)
+    return record[name]
+
+
+def _text(record: Any, name: str) -> str:
+    value = _field(record, name)
+    if not isinstance(value, str) or not value.strip():
+        msg = f"field {name!r} must be a text that is not empty; found {value!r:.60}."
+        raise ValueError(msg)
+    return value
+
+
+def _list(record: Any, name: str) -> Sequence[Any]:
+    value = _field(record, name)
+    if not isinstance(value, list) or not value:
+        msg = f"field {name!r} must be a list that is not empty; found {value!r:.60}."
+        raise ValueError(msg)
+    return value
+
+
+def _texts(record: Any, name: str) -> list[str]:
+    values = _list(record, name)
+    if not all(isinstance(v, str) for v in values):
+        msg = f"field {name!r} must hold texts only; found {values!r:.60}."
+        raise ValueError(msg)
+    return list(values)
+
+
+def _index(record: Mapping[str, Any], name: str, n: int) -> int:
+    """Return which option is right: an index from 0, a number as text, or a letter."""
+    value = _field(record, name)
+    if isinstance(value, str) and value.strip() in string.ascii_uppercase[:n] and value.strip():
+        return string.ascii_uppercase.index(value.strip())
+    text = str(value).strip()
+    if isinstance(value, bool) or not text.isdecimal() or int(text) >= n:
+        msg = (
+            f"label {value!r} is not among the {n} options (0..{n - 1} or "
+            f"A..{string.ascii_uppercase[n - 1]})."
+        )
+        raise ValueError(msg)
+    return int(text)
+
+
+def _kept(record: Mapping[str, Any], *names: str) -> dict[str, Json]:
+    return {name: record[name] for name in names if name in record}

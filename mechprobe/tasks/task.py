@@ -1,0 +1,324 @@
+"""A task: prompts with candidate answers, and where in the prompt everything stands."""
+
+import gzip
+import json
+import random
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+
+from mechprobe.provenance import Json, digest_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ANSWER = "Answer:"
+
+
+class Span(NamedTuple):
+    """Characters ``start`` (included) to ``end`` (not included) of a prompt."""
+
+    start: int
+    end: int
+
+    def moved(self, by: int) -> "Span":
+        """Return the span after ``by`` characters were put before it."""
+        return Span(self.start + by, self.end + by)
+
+
+class Option(NamedTuple):
+    """Where one option of a multiple-choice question stands.
+
+    Attributes:
+        label: Its letter.
+        content: Its text.
+        line: Everything from the letter to the newline that ends the option, newline included.
+    """
+
+    label: Span
+    content: Span
+    line: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One question.
+
+    Attributes:
+        prompt: The text that the model reads; it ends where the answer follows (``"Answer:"``),
+            without a space.
+        candidates: Possible answers, without leading space: ``("true", "false")``, ``("A", "B")``.
+        answer: Index of the right one.
+        statement: Where the statement to be judged stands, if there is one.
+        options: Where the options stand, one for each candidate, if there are any.
+        group: Examples of one group share a theory, context or passage; statistics resample whole
+            groups, and a split never cuts one.
+        steps: Rule applications that the answer takes; -1 where unknown.
+        distractors: Sentences that play no part in it; -1 where unknown.
+        meta: Whatever else is known (proof, subject, kinds of distractors).
+    """
+
+    prompt: str
+    candidates: tuple[str, ...]
+    answer: int
+    statement: Span | None = None
+    options: tuple[Option, ...] = ()
+    group: str = ""
+    steps: int = -1
+    distractors: int = -1
+    meta: dict[str, Json] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.candidates) < 2:
+            msg = f"an example needs at least two candidates; found {self.candidates!r}."
+            raise ValueError(msg)
+        if not 0 <= self.answer < len(self.candidates):
+            msg = f"answer {self.answer} is not among the {len(self.candidates)} candidates."
+            raise ValueError(msg)
+        if self.options and len(self.options) != len(self.candidates):
+            msg = f"{len(self.options)} options for {len(self.candidates)} candidates."
+            raise ValueError(msg)
+        for span in self._spans():
+            if not 0 <= span.start < span.end <= len(self.prompt):
+                msg = f"{span} lies outside the prompt of {len(self.prompt)} characters."
+                raise ValueError(msg)
+
+    def _spans(self) -> Iterator[Span]:
+        if self.statement is not None:
+            yield self.statement
+        for option in self.options:
+            yield from option
+
+    @property
+    def label(self) -> str:
+        """The right answer."""
+        return self.candidates[self.answer]
+
+    def text(self, span: Span) -> str:
+        """Return what stands at ``span``."""
+        return self.prompt[span.start : span.end]
+
+    def within(self, before: str, after: str = "") -> "Example":
+        """Return the example with text put before (and after) its prompt, spans moved along."""
+        by = len(before)
+        return replace(
+            self,
+            prompt=f"{before}{self.prompt}{after}",
+            statement=self.statement.moved(by) if self.statement else None,
+            options=tuple(Option(*(s.moved(by) for s in option)) for option in self.options),
+        )
+
+
+Layout = Literal["logic", "choice"]
+
+
+@dataclass(frozen=True, repr=False)
+class Task:
+    """Frozen examples under one name.
+
+    Attributes:
+        name: What tables and figures call it.
+        examples: The questions.
+        notes: What was done to it: dropped lines, debiasing, shots.
+    """
+
+    name: str
+    examples: tuple[Example, ...]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.examples:
+            notes = f" ({' '.join(self.notes)})" if self.notes else ""
+            msg = f"task {self.name!r} has no examples{notes}."
+            raise ValueError(msg)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self.examples)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Task": ...
+    def __getitem__(self, index: int | slice) -> "Example | Task":
+        """Return one example, or a task of some."""
+        found = self.examples[index]
+        return found if isinstance(found, Example) else replace(self, examples=found)
+
+    @property
+    def layout(self) -> Layout:
+        """``"choice"`` where every example has options in its prompt, ``"logic"`` otherwise."""
+        return "choice" if all(e.options for e in self.examples) else "logic"
+
+    @property
+    def n_candidates(self) -> int:
+        """Candidates of each example; the largest number where they differ."""
+        return max(len(e.candidates) for e in self.examples)
+
+    def sample(self, n: int, *, seed: int = 0) -> "Task":
+        """Return ``n`` examples drawn without replacement, in their old order.
+
+        Raises:
+            ValueError: There are fewer than ``n``, or ``n`` is less than 1.
+        """
+        if not 1 <= n <= len(self):
+            msg = f"cannot draw {n} of the {len(self)} examples of {self.name!r}."
+            raise ValueError(msg)
+        chosen = sorted(random.Random(seed).sample(range(len(self)), n))
+        return self.take(chosen)
+
+    def take(self, index: Iterable[int], note: str = "") -> "Task":
+        """Return the examples at ``index``, in that order."""
+        examples = tuple(self.examples[i] for i in index)
+        return replace(self, examples=examples, notes=(*self.notes, *([note] if note else [])))
+
+    def with_shots(self, n: int) -> "Task":
+        """Return the task after its first ``n`` examples, each prompt led by those, solved.
+
+        Published few-shot choices were made by hand and cannot be repeated; the first ``n`` can.
+        Examples that share a group with a shot go too: the shot would tell their answer.
+
+        Raises:
+            ValueError: ``n`` leaves no example.
+        """
+        shots = self.examples[: max(0, n)]
+        groups = {e.group for e in shots if e.group}
+        rest = [e for e in self.examples[len(shots) :] if e.group not in groups]
+        if n < 1 or not rest:
+            msg = (
+                f"{n} of {len(self)} examples cannot be shots: there must be one at least, and one "
+                "at least of another group must be left."
+            )
+            raise ValueError(msg)
+        shown = "".join(f"{e.prompt} {e.label}\n\n" for e in shots)
+        return replace(
+            self,
+            examples=tuple(e.within(shown) for e in rest),
+            notes=(*self.notes, f"{n} shots"),
+        )
+
+    def templated(self, template: Callable[[str, str], str]) -> "Task":
+        """Return the task with every prompt inside a chat template.
+
+        Args:
+            template: Of the user's message and the first words of the answer, for instance
+                ``lambda user, start: mp.chat_prompt(model, user, answer_start=start)``.
+
+        Raises:
+            ValueError: A prompt does not end in ``"Answer:"``, or the template changes its text.
+        """
+        return replace(
+            self,
+            examples=tuple(_in_template(e, template) for e in self.examples),
+            notes=(*self.notes, "chat template"),
+        )
+
+    def debiased(self, shortcuts: Sequence[str] | None = None, *, seed: int = 0) -> "Task":
+        """Return the largest part of the task on which the named shortcuts are at chance.
+
+        In a logic task every value of a shortcut (a negated statement, say) then comes with every
+        answer equally often; in a multiple-choice task every place is right equally often, and the
+        longest option (say) no more often than by chance. Which of interchangeable questions go
+        is drawn. The notes say how many are left, and what shortcuts score on them.
+
+        Args:
+            shortcuts: Names as ``tasks.audit`` gives them; None for all whose interval lies above
+                chance there, ``bag_of_words`` aside.
+            seed: Decides what goes, and the halves of the audits.
+
+        Raises:
+            ValueError: A name is unknown, or nothing would be left: a shortcut that determines the
+                label cannot be removed.
+        """
+        from mechprobe.tasks.debias import debiased
+
+        return debiased(self, shortcuts, seed)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all examples."""
+        return digest_json([asdict(e) for e in self.examples])
+
+    def save(self, path: str | Path) -> Path:
+        """Write one JSON object per line; ``tasks.load(path)`` reads it back.
+
+        The file appears whole or not at all; a name that ends in ``.gz`` is compressed.
+        """
+        path = Path(path)
+        lines = [json.dumps(asdict(e), ensure_ascii=False, sort_keys=True) for e in self.examples]
+        head = json.dumps({"task": self.name, "notes": list(self.notes)}, ensure_ascii=False)
+        data = ("\n".join([head, *lines]) + "\n").encode()
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+        try:
+            # No time inside, so that the same task gives the same file.
+            temporary.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """Return one row per example."""
+        import pandas as pd
+
+        rows = [
+            {"prompt": e.prompt, "answer": e.label, "candidates": " | ".join(e.candidates),
+             "group": e.group, "steps": e.steps, "distractors": e.distractors}
+            for e in self.examples
+        ]  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        answers = Counter(e.label for e in self.examples)
+        counts = ", ".join(f"{label} {n}" for label, n in sorted(answers.items()))
+        groups = len({e.group for e in self.examples})
+        notes = "".join(f"\n  {note}" for note in self.notes)
+        return f"Task({self.name!r}, n={len(self)}, groups {groups}; answers: {counts}){notes}"
+
+    def _repr_html_(self) -> str:
+        first = self.examples[0]
+        shown = f"{first.prompt} {first.label}"
+        return f"<div><b>{escape(repr(self))}</b><pre>{escape(shown)}</pre></div>"
+
+
+def _in_template(example: Example, template: Callable[[str, str], str]) -> Example:
+    if not example.prompt.endswith(ANSWER):
+        msg = f"the prompt does not end in {ANSWER!r}: {example.prompt[-40:]!r}"
+        raise ValueError(msg)
+    body = example.prompt[: -len(ANSWER)]
+    user = body.rstrip("\n ")
+    # The newline of the last option stands for it, and should stay its own.
+    texts = [body] if example.options else []
+    for said in [*texts, user]:
+        text = template(said, ANSWER)
+        at = text.find(said)
+        if at >= 0 and text.endswith(ANSWER):
+            break
+    else:
+        msg = "the template changes the text of the prompt, so that nothing in it can be found."
+        raise ValueError(msg)
+    moved = replace(example.within(text[:at]), prompt=text)
+    if not moved.options or moved.text(moved.options[-1].line).endswith("\n"):
+        return moved
+    # The template has trimmed it away.
+    last = moved.options[-1]
+    line = Span(last.line.start, last.content.end)
+    return replace(moved, options=(*moved.options[:-1], last._replace(line=line)))
+
+
+def example_from_json(record: dict[str, Any]) -> Example:
+    """Rebuild an example from a line that ``Task.save`` wrote."""
+    statement = record.get("statement")
+    options: Sequence[Sequence[Sequence[int]]] = record.get("options", ())
+    fields: dict[str, Any] = {
+        **record,
+        "candidates": tuple(record["candidates"]),
+        "statement": Span(*statement) if statement else None,
+        "options": tuple(Option(*(Span(*s) for s in option)) for option in options),
+    }
+    return Example(**fields)
