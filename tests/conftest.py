@@ -35,18 +35,26 @@ def as_users_run_it() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """Return ``tiny(architecture, tokenizer=, dtype=)``: a tiny random model, made once."""
+    """Return ``tiny(architecture, tokenizer=, tasks=, dtype=)``: a tiny random model, made once."""
     from mechprobe.models import load_model
     from tests.tiny import save_tiny
 
-    made: dict[tuple[str, bool, torch.dtype], Any] = {}
+    made: dict[tuple[object, ...], Any] = {}
 
     def make(
-        name: str = "llama", *, tokenizer: bool = False, dtype: torch.dtype = torch.float32
+        name: str = "llama",
+        *,
+        tokenizer: bool = False,
+        tasks: bool = False,
+        sharpness: float = 8.0,
+        dtype: torch.dtype = torch.float32,
     ) -> Any:
-        key = (name, tokenizer, dtype)
+        key = (name, tokenizer, tasks, sharpness, dtype)
         if key not in made:
-            folder = save_tiny(tmp_path_factory.mktemp(name), name, tokenizer=tokenizer)
+            folder = save_tiny(
+                tmp_path_factory.mktemp(name), name,
+                tokenizer=tokenizer, tasks=tasks, sharpness=sharpness,
+            )  # fmt: skip
             made[key] = load_model(folder, device="cpu", dtype=dtype)
         return made[key]
 
@@ -63,6 +71,12 @@ def tiny_model(tiny: Callable[..., Any]) -> Any:
 def tiny_text_model(tiny: Callable[..., Any]) -> Any:
     """A tiny random Llama with a byte-level tokenizer."""
     return tiny(tokenizer=True)
+
+
+@pytest.fixture(scope="session")
+def task_model(tiny: Callable[..., Any]) -> Any:
+    """A tiny random Llama whose tokenizer and context take tasks."""
+    return tiny(tasks=True)
 
 
 @pytest.fixture(scope="session")

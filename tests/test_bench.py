@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -257,13 +256,12 @@ def test_a_worker_that_fails_gives_its_reason(tmp_path: Path) -> None:
 
 
 def test_exact_logits_are_those_of_the_models_own_residuals(tmp_path: Path) -> None:
-    from mechprobe.bench.contenders import Mechprobe
-    from mechprobe.bench.workload import workload
+    from mechprobe.bench.lens_contenders import Mechprobe
     from tests.tiny import save_tiny
 
     ours = Mechprobe(str(save_tiny(tmp_path)))
-    drawn = torch.from_numpy(ours.draw(workload("3x20")))
-    ours.take(drawn[:, :-1], drawn[:, 1:])
+    ours.draw("3x20", tmp_path / "ids.npy")
+    ours.take(tmp_path / "ids.npy")
     result = ours.run()
     arrays = ours.arrays(result)
     cells = np.argwhere(np.ones(arrays["entropy"].shape, bool))
@@ -275,9 +273,9 @@ def test_exact_logits_are_those_of_the_models_own_residuals(tmp_path: Path) -> N
 def test_a_peer_that_dies_costs_its_own_row_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mechprobe.bench import lens_bench
+    from mechprobe.bench import rounds, run_lens_bench
 
-    run = lens_bench._Entry.run
+    run = rounds.Entry.run
 
     def dies(self: Any, save: Path | None = None) -> float:
         if self.process.contender == "hf_loop":
@@ -285,12 +283,12 @@ def test_a_peer_that_dies_costs_its_own_row_only(
             raise RuntimeError(msg)
         return run(self, save)
 
-    monkeypatch.setattr(lens_bench._Entry, "run", dies)
+    monkeypatch.setattr(rounds.Entry, "run", dies)
     from tests.tiny import save_tiny
 
     folder = save_tiny(tmp_path / "m")
     chosen = ["mechprobe", "hf_loop", "forward"]
-    report = lens_bench.run_lens_bench(
+    report = run_lens_bench(
         str(folder), workloads=["2x8"], contenders=chosen, repeats=1, progress=False
     )
     rows = {row.contender: row for row in report.rows}
@@ -298,3 +296,30 @@ def test_a_peer_that_dies_costs_its_own_row_only(
     assert "failed: contender hf_loop failed: its process ended" in rows["hf_loop"].outputs
     assert rows["mechprobe"].repeats == 1
     assert rows["forward"].repeats == 1
+
+
+def test_heads_are_timed_and_compared(tmp_path: Path) -> None:
+    from mechprobe.bench import run_heads_bench
+    from mechprobe.bench.heads_bench import HEADS_CONTENDERS
+    from tests.tiny import save_tiny
+
+    folder = save_tiny(tmp_path / "m", tasks=True)
+    report = run_heads_bench(str(folder), workloads=["4x200"], repeats=1, progress=False)
+    assert [row.contender for row in report.rows] == list(HEADS_CONTENDERS)
+    assert all(row.repeats == 1 and row.seconds > 0 for row in report.rows)
+    assert report.passed
+    assert {c.contender for c in report.comparisons} == set(HEADS_CONTENDERS[1:4])
+    with pytest.raises(ValueError, match="'3x200': heads are timed on '<even number>x200'"):
+        run_heads_bench(str(folder), workloads=["3x200"])
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_scores_that_differ_are_told(tmp_path: Path) -> None:
+    from mechprobe.bench.heads_bench import _compare
+
+    process: Any = None
+
+    ours = {"score": np.ones((2, 2, 3, 4))}
+    for wrong in (1.001 * ours["score"], ours["score"] * np.nan, ours["score"][:1]):
+        line = _compare("peer", "2x200", ours, {"score": wrong}, process, tmp_path)[0]
+        assert not line.passed

@@ -62,11 +62,12 @@ def _modules() -> list[str]:
 
 
 @pytest.mark.parametrize("name", _modules())
-def test_doctests(name: str, tiny_model: Any) -> None:
+def test_doctests(name: str, tiny_model: Any, task_model: Any) -> None:
     module = importlib.import_module(name)
+    shared = {"tiny_model": tiny_model, "task_model": task_model, "torch": torch}
     finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
     examples = 0
-    for test in finder.find(module, name, extraglobs={"tiny_model": tiny_model, "torch": torch}):
+    for test in finder.find(module, name, extraglobs=shared):
         examples += len(test.examples)
         runner.run(test)
     assert runner.failures == 0, f"{runner.failures} of {examples} examples failed"

@@ -319,3 +319,15 @@ def test_pararule_plus_is_solved_by_polarity(data_folder: Path) -> None:
         )  # fmt: skip
         with pytest.raises(ValueError, match="'negation' determines the label of every question"):
             task.debiased()
+
+
+def test_solved_examples_before_a_question_are_not_its_context() -> None:
+    from mechprobe import tasks
+
+    task = tasks.ontology(48, 2, 3)
+    led, plain = task.with_shots(1), task[2:]
+    assert led[0].lead > 0
+    assert [s.accuracy for s in tasks.audit(led).scores] == [
+        s.accuracy for s in tasks.audit(plain).scores
+    ]
+    assert led[0].prompt[led[0].lead :] == plain[0].prompt

@@ -12,6 +12,13 @@ _TEXT = [
     "The quick brown fox jumps over the lazy dog. Is there a seahorse emoji? No, there is none.",
     "the cat sat on the mat and the dog sat on the log, one two three four five six seven eight",
 ]
+D_VOCAB_TASKS = 420
+_TASK_TEXT = [
+    *_TEXT,
+    *["Answer: true Answer: false Answer: yes Answer: no Answer:true Answer:false"] * 9,
+    *["True or false: Every one is Each one are not Question: Options: Which word"] * 9,
+    *[f"{x}. Answer: {x}" for x in "ABCDEFGHIJKLMNOPQRSTUVWX" for _ in range(9)],
+]
 
 _COMMON: dict[str, Any] = {"vocab_size": D_VOCAB, "bos_token_id": 1, "eos_token_id": 2,
                            "pad_token_id": 0}  # fmt: skip
@@ -74,9 +81,16 @@ ARCHITECTURES = (
 
 
 def save_tiny(
-    folder: Path, name: str = "llama", *, tokenizer: bool = False, sharpness: float = 8.0
+    folder: Path,
+    name: str = "llama",
+    *,
+    tokenizer: bool = False,
+    tasks: bool = False,
+    sharpness: float = 8.0,
 ) -> Path:
     """Write a tiny random model as a Hugging Face folder.
+
+    With ``tasks`` its context is long and its tokenizer knows the answers of tasks as tokens.
 
     Weights are scaled up so that its logits are far from flat: a lens that misses a norm, a
     soft-cap or a scale is then visibly wrong.
@@ -85,7 +99,10 @@ def save_tiny(
     if name == "t5":
         model: Any = tf.T5ForConditionalGeneration(config(name))
     else:
-        model = tf.AutoModelForCausalLM.from_config(config(name))
+        sizes = config(name)
+        if tasks:
+            _enlarge(sizes)
+        model = tf.AutoModelForCausalLM.from_config(sizes)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -93,20 +110,27 @@ def save_tiny(
             else:
                 parameter.add_(0.2 * torch.randn_like(parameter))
     model.save_pretrained(folder)
-    if tokenizer:
-        save_tokenizer(folder)
+    if tokenizer or tasks:
+        save_tokenizer(folder, *((_TASK_TEXT, D_VOCAB_TASKS) if tasks else (_TEXT, D_VOCAB)))
     return folder
 
 
-def save_tokenizer(folder: Path) -> None:
-    """Train and write a byte-level BPE tokenizer of at most ``D_VOCAB`` tokens."""
+def _enlarge(sizes: Any) -> None:
+    sizes.vocab_size = D_VOCAB_TASKS
+    for name in ("max_position_embeddings", "n_positions"):
+        if hasattr(sizes, name):
+            setattr(sizes, name, 1024)
+
+
+def save_tokenizer(folder: Path, text: list[str], d_vocab: int) -> None:
+    """Train and write a byte-level BPE tokenizer of at most ``d_vocab`` tokens."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.train_from_iterator(
-        _TEXT,
+        text,
         trainers.BpeTrainer(
-            vocab_size=D_VOCAB,
+            vocab_size=d_vocab,
             special_tokens=["<pad>", "<bos>", "<eos>"],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,

@@ -45,7 +45,7 @@ class Parts(NamedTuple):
 def parts(example: Example) -> Parts:
     """Return context and statement; without a marked statement, the last line is it."""
     if example.statement is not None:
-        head = example.prompt[: example.statement.start]
+        head = example.prompt[example.lead : example.statement.start]
         context, newline, _ = head.rpartition("\n")
         return Parts(context if newline else head, example.text(example.statement))
     context, _, last = example.prompt.removesuffix(ANSWER).strip().rpartition("\n")
@@ -242,7 +242,7 @@ def option_length(example: Example) -> list[float]:
 
 def option_overlap(example: Example) -> list[float]:
     """Return the share of each option's words that the question (with its passage) holds."""
-    asked = example.prompt[: example.options[0].line.start]
+    asked = example.prompt[example.lead : example.options[0].line.start]
     return [_overlap(text, asked) for text in option_texts(example)]
 
 

@@ -59,6 +59,7 @@ class Example:
             groups, and a split never cuts one.
         steps: Rule applications that the answer takes; -1 where unknown.
         distractors: Sentences that play no part in it; -1 where unknown.
+        lead: Characters before the question itself: shots, an introduction, a template's head.
         meta: Whatever else is known (proof, subject, kinds of distractors).
     """
 
@@ -70,6 +71,7 @@ class Example:
     group: str = ""
     steps: int = -1
     distractors: int = -1
+    lead: int = 0
     meta: dict[str, Json] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -108,6 +110,7 @@ class Example:
         return replace(
             self,
             prompt=f"{before}{self.prompt}{after}",
+            lead=self.lead + by,
             statement=self.statement.moved(by) if self.statement else None,
             options=tuple(Option(*(s.moved(by) for s in option)) for option in self.options),
         )

@@ -1,0 +1,56 @@
+"""Worlds: deterministic automata over words, which a next-token predictor may or may not hold.
+
+Every world steps many states at once. A state is a row of integers, reject a row that begins with
+a negative number; words are ids. For metrics, four calls go together::
+
+    states = world.sample_states(rng, 1000)
+    prefixes = world.sample_prefixes(states, rng)             # which lead to exactly these states
+    again = world.sample_prefixes(states, rng, prefixes.lengths)   # others of the same length
+    apart = boundary(world, states1, states2, k=5)            # what tells two states apart
+
+and ``world.step(states, tokens)``, ``legal``, ``moves`` and ``accepts`` follow a batch of
+continuations in lockstep. ``published=True`` draws as the code of the paper does, its failures
+included; everything is drawn from the ``numpy.random.Generator`` that is passed.
+
+======================  ===============================  ===================================
+world                   words                            state
+======================  ===============================  ===================================
+``StreetMap``           ``end``, directions, nodes       current node, destination
+``Othello``             squares                          side to move, discs of both colours
+``Seating``             statements (``A@1``, ``A-B=2``)  orders that are still possible
+``CumulativeConnect4``  columns                          heights of the columns
+``Dyck``                brackets, ``end`` if asked for   open brackets
+``Automaton``           any                              any
+``Counter``, ``Group``  steps; readout word and answers  value
+======================  ===============================  ===================================
+
+Source:
+    Vafa, Chen, Rambachan, Kleinberg, Mullainathan, "Evaluating the World Model Implicit in a
+    Generative Model" (2024), https://arxiv.org/abs/2406.03689.
+"""
+
+from mechprobe.worlds.algebra import Counter as Counter
+from mechprobe.worlds.algebra import Group as Group
+from mechprobe.worlds.automaton import Automaton as Automaton
+from mechprobe.worlds.base import WorldBase as WorldBase
+from mechprobe.worlds.connect4 import CumulativeConnect4 as CumulativeConnect4
+from mechprobe.worlds.dyck import Dyck as Dyck
+from mechprobe.worlds.language import Boundary as Boundary
+from mechprobe.worlds.language import boundary as boundary
+from mechprobe.worlds.language import boundary_sizes as boundary_sizes
+from mechprobe.worlds.language import distinguishing_length as distinguishing_length
+from mechprobe.worlds.minimise import nerode_classes as nerode_classes
+from mechprobe.worlds.othello import Othello as Othello
+from mechprobe.worlds.protocol import Ids as Ids
+from mechprobe.worlds.protocol import Mask as Mask
+from mechprobe.worlds.protocol import Prefixes as Prefixes
+from mechprobe.worlds.protocol import States as States
+from mechprobe.worlds.protocol import World as World
+from mechprobe.worlds.seating import Seating as Seating
+from mechprobe.worlds.sequences import first_illegal as first_illegal
+from mechprobe.worlds.sequences import pad as pad
+from mechprobe.worlds.sequences import read_sequences as read_sequences
+from mechprobe.worlds.streets import StreetMap as StreetMap
+from mechprobe.worlds.table import TableWorld as TableWorld
+from mechprobe.worlds.traversals import Traversals as Traversals
+from mechprobe.worlds.traversals import valid_traversals as valid_traversals

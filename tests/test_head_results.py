@@ -1,0 +1,510 @@
+"""Results of the heads probe: they say what was found, and save and load unchanged."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+EVIL = "<script>alert(1)</script>"
+
+
+def scores_data(
+    n: int = 240,
+    n_layers: int = 4,
+    n_heads: int = 3,
+    *,
+    planted: tuple[int, int] | None = (2, 1),
+    strength: float = 1.5,
+    n_candidates: int = 2,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Return random scores in groups of two with both answers; ``planted`` knows the answer."""
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(n // 2), 2)
+    first = rng.integers(0, n_candidates, n // 2)
+    answer = np.stack([first, (first + 1) % n_candidates], axis=1).ravel()
+    score = rng.normal(size=(n, n_candidates, n_layers, n_heads)).astype(np.float32)
+    if planted is not None:
+        score[np.arange(n), answer, planted[0], planted[1]] += strength
+    log_prob = rng.normal(-3, 1, (n, n_candidates, 2))
+    log_prob[np.arange(n), answer, 0] += 0.5
+    log_prob[:, 0, 0] += 4
+    log_prob[:, :, 1] = np.nan
+    names = ["true", "false"] if n_candidates == 2 else list("ABCDEFGH"[:n_candidates])
+    return xr.Dataset(
+        {
+            "score": (("example", "candidate", "layer", "head"), score),
+            "answer": ("example", answer),
+            "group": ("example", group),
+            "steps": ("example", np.tile(np.repeat([1, 2, 3], 2), n)[:n]),
+            "distractors": ("example", np.tile(np.repeat([0, 2], 6), n)[:n]),
+            "candidate_text": (
+                ("example", "candidate"),
+                np.array([names] * n, dtype=object),
+            ),
+            "model_log_prob": (("example", "candidate", "spelling"), log_prob),
+            "shortcut_accuracy": ("shortcut", [0.5, 0.75]),
+            "shortcut_low": ("shortcut", [0.44, 0.69]),
+            "shortcut_high": ("shortcut", [0.56, 0.8]),
+            "chance": ("shortcut", [1 / n_candidates] * 2),
+        },
+        coords={
+            "layer": np.arange(n_layers),
+            "head": np.arange(n_heads),
+            "spelling": np.array(["space", "bare"], dtype=object),
+            "shortcut": np.array(["length", "polarity"], dtype=object),
+        },
+    )
+
+
+def record(**arguments: Any) -> Any:
+    """Return a provenance record of scores."""
+    from mechprobe.provenance import Stopwatch
+
+    told = {"task": "nonce logic", "score": "qk", "query": "answer", "key": "statement"}
+    return Stopwatch().record("qk_scores", told | arguments, {"name": "toy"}, "ids")
+
+
+def scores_of(data: xr.Dataset, **arguments: Any) -> Any:
+    """Return ``HeadScores`` of the data."""
+    from mechprobe.results import HeadScores
+
+    return HeadScores(data, record(**arguments))
+
+
+def all_results() -> dict[str, Any]:
+    """Return one result of every kind."""
+    from mechprobe.results import HeadTraits, ablation_of, difficulty_of, steering_of, transfer_of
+
+    scores = scores_of(scores_data())
+    other = scores_of(scores_data(seed=1, n=120), task="other")
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(60), 2)
+    ablated = {"intact": [], "ablated": [(2, 1)], "control 1": [(2, 0)], "control 2": [(2, 2)]}
+    right = rng.random((4, 120)) < np.array([0.8, 0.55, 0.78, 0.8])[:, None]
+    gap = rng.normal(size=(4, 120)) + np.array([2.0, 0.4, 1.9, 2.0])[:, None]
+    strength = np.array([0.0, 1.0, 2.0, 4.0])
+    pull = np.array([[0.5, 0.6, 0.8, 0.95], [0.5, 0.52, 0.5, 0.55]])
+    followed = rng.random((2, 4, 120)) < pull[:, :, None]
+    pushed = {"heads": [(2, 1)], "control 1": [(2, 0)]}
+    traits = {
+        name: (("layer", "head"), rng.random((4, 3)) * 0.6)
+        for name in ("induction", "previous_token", "duplicate_token", "retrieval")
+    }
+    traits["ov_copying"] = (("layer", "head"), rng.uniform(-1, 1, (4, 3)))
+    traits["direct_logit"] = (("layer", "head"), np.full((4, 3), np.nan))
+    coords = {"layer": np.arange(4), "head": np.arange(3)}
+    return {
+        "scores": scores,
+        "selection": scores.select(calibration=120, n_permutations=200, n_bootstrap=100),
+        "transfer": transfer_of({"nonce logic": scores, "other": other}, n_bootstrap=100),
+        "difficulty": difficulty_of(scores, n_bootstrap=100),
+        "ablation": ablation_of(right, gap, group, ablated, record(how="zero"), n_bootstrap=200),
+        "steering": steering_of(
+            followed, group, strength, pushed, record(how="steer"), chance=0.5, n_bootstrap=200
+        ),
+        "traits": HeadTraits(xr.Dataset(traits, coords=coords), record()),
+    }
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Any]:
+    """One result of every kind, made once."""
+    return all_results()
+
+
+KINDS = ("scores", "selection", "transfer", "difficulty", "ablation", "steering", "traits")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_and_loaded_is_identical(results: dict[str, Any], kind: str, tmp_path: Path) -> None:
+    from mechprobe.results import load_result
+
+    result = results[kind]
+    back = load_result(result.save(tmp_path / "a.nc"))
+    assert type(back) is type(result)
+    xr.testing.assert_identical(back.data, result.data)
+    assert back.provenance == result.provenance
+    assert repr(back) == repr(result)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_shows_itself(results: dict[str, Any], kind: str) -> None:
+    result = results[kind]
+    assert type(result).__name__ in repr(result)
+    assert len(result.summary()) > 0
+    assert len(result.to_dataframe()) > 0
+    assert "<table" in result._repr_html_()
+    assert f"mechprobe/{result.kind}/1" in result.to_json()
+    assert result.plot().data
+    with pytest.raises(ValueError, match=r"no figure 'pie'; the (only kind is|kinds are)"):
+        result.plot("pie")
+
+
+def test_all_schemas_differ(results: dict[str, Any]) -> None:
+    assert len({r.schema() for r in results.values()}) == len(KINDS)
+
+
+def test_a_selection_says_everything_it_must(results: dict[str, Any]) -> None:
+    found = results["selection"]
+    assert found.heads == [(2, 1)]
+    assert found.ci_low < found.accuracy < found.ci_high
+    assert found.accuracy == found.data["right"].values.mean() > 0.75
+    assert found.p_value == pytest.approx(1 / 201)
+    assert found.null_max == pytest.approx(float(found.data["null_best"].mean()))
+    assert found.shortcut_name == "polarity"
+    assert found.shortcut_accuracy == 0.75
+    p = found.data["head_p"]
+    listed = [float(p.sel(layer=layer, head=head)) for layer, head in found.fdr_heads]
+    assert found.fdr_heads[0] == (2, 1)
+    assert listed == sorted(listed)
+    # Benjamini and Hochberg: the last one listed keeps its threshold, the next would not.
+    assert listed[-1] <= 0.05 * len(listed) / 12
+    assert int((p <= listed[-1]).sum()) == len(listed)
+    assert found.stability == 1
+    said = (
+        r"L2H1: 0\.\d\d \[0\.\d\d, 0\.\d\d\] on 120 held-out examples, p = 0\.00498; best of 12 "
+        r"heads by chance 0\.5\d \(on 120 calibration examples\); model 0\.50, calibrated 0\.\d\d; "
+        r"best shortcut 0\.75 \(polarity\)"
+    )
+    assert re.search(said, repr(found))
+    assert re.search(said, found._repr_html_())
+    assert found.section().note == found.headline()
+    assert "audit of the task" in found.summary()["note"].tolist()
+
+
+def test_held_out_examples_are_those_not_calibrated_on(results: dict[str, Any]) -> None:
+    scores, found = results["scores"], results["selection"]
+    test = found.data["held_out"].values
+    rest = np.setdiff1d(np.arange(240), test)
+    assert len(test) + int(found.data["n_calibration"]) == 240
+    group = scores.data["group"].values
+    assert not set(group[test]) & set(group[rest])
+    decided = scores.data["score"].sel(layer=2, head=1).argmax("candidate").values
+    right = decided == scores.data["answer"].values
+    np.testing.assert_array_equal(found.data["right"].values, right[test])
+    assert float(found.data["accuracy_calibration"].sel(layer=2, head=1)) == right[rest].mean()
+
+
+def test_the_model_is_judged_on_the_same_examples(results: dict[str, Any]) -> None:
+    scores, found = results["scores"], results["selection"]
+    test = found.data["held_out"].values
+    said = scores.data["model_log_prob"].values[test, :, 0]
+    answer = scores.data["answer"].values
+    assert found.model_accuracy == (said.argmax(1) == answer[test]).mean() == 0.5
+    rest = np.setdiff1d(np.arange(240), test)
+    moved = said - np.median(scores.data["model_log_prob"].values[rest, :, 0], axis=0)
+    calibrated = (moved.argmax(1) == answer[test]).mean()
+    assert found.model_calibrated_accuracy == calibrated > 0.55
+    assert found.data["model_spelling"].item() == "space"
+    gain = found.accuracy - found.model_accuracy
+    assert float(found.data["gain"]) == pytest.approx(gain)
+
+
+def test_the_better_spelling_is_named() -> None:
+    data = scores_data()
+    data["model_log_prob"][:, :, 1] = data["model_log_prob"][:, :, 0]
+    right = np.arange(2) == data["answer"].values[:, None]
+    data["model_log_prob"][:, :, 1] += np.where(right, 20.0, 0.0)
+    data["model_log_prob"][:10, 0, 1] = np.nan
+    scores = scores_of(data)
+    found = scores.select(n_permutations=10, n_bootstrap=10)
+    assert found.data["model_spelling"].item() == "bare"
+    assert found.model_accuracy == 1
+    frame = scores.baseline(n_bootstrap=50).set_index(["spelling", "calibrated"])
+    assert frame.loc[("bare", False), "n"] == 230
+    assert frame["better"].to_dict() == {
+        ("space", False): False,
+        ("space", True): False,
+        ("bare", False): True,
+        ("bare", True): True,
+    }
+
+
+def test_a_model_that_no_spelling_reaches() -> None:
+    data = scores_data()
+    data["model_log_prob"][:] = np.nan
+    found = scores_of(data).select(n_permutations=10, n_bootstrap=10)
+    assert np.isnan(found.model_accuracy)
+    assert found.data["model_spelling"].item() == "no single token"
+    assert "no single token" in repr(found)
+    assert found.plot("null").data
+
+
+def test_a_task_without_audit_says_so() -> None:
+    data = scores_data().isel(shortcut=slice(0, 0))
+    found = scores_of(data).select(n_permutations=10, n_bootstrap=10)
+    assert found.shortcut_name == "none audited"
+    assert np.isnan(found.shortcut_accuracy)
+    assert "(none audited)" in repr(found)
+
+
+def test_scores_flag_what_is_not_held_out(results: dict[str, Any]) -> None:
+    scores = results["scores"]
+    table = scores.summary()
+    assert table.index[0] == "L2H1"
+    assert table["note"].iloc[0] == "best of 12 heads, over all examples: not held out"
+    assert {"chance", "best by chance", "shortcut: polarity", "model, space"} <= set(table.index)
+    assert "not held out" in scores.plot().layout.title.subtitle.text
+    assert "not held out" in scores.plot("distribution").layout.title.subtitle.text
+    assert "polarity" in scores.plot().layout.title.subtitle.text
+    share = scores.accuracy_map()
+    assert share.dims == ("layer", "head")
+    assert table["accuracy"].iloc[0] == float(share.max()) == float(share.sel(layer=2, head=1))
+
+
+def test_flip_and_centre_reach_the_statistics() -> None:
+    data = scores_data()
+    data["score"][:, :, 2, 1] *= -1
+    scores = scores_of(data)
+    plain = scores.select(n_permutations=50, n_bootstrap=10)
+    flipped = scores.select(flip=True, n_permutations=50, n_bootstrap=10)
+    assert plain.heads != [(2, 1)]
+    assert flipped.heads == [(2, 1)]
+    assert "L2H1 inverted" in repr(flipped)
+    data["score"][:, 0, 2, 1] += 100
+    centred = scores_of(data).select(flip=True, centre=True, n_permutations=50, n_bootstrap=10)
+    assert centred.heads == [(2, 1)]
+    assert centred.provenance.arguments["centre"] is True
+
+
+def test_provenance_of_a_selection_names_task_and_request(results: dict[str, Any]) -> None:
+    record_ = results["selection"].provenance
+    assert record_.function == "mechprobe.HeadScores.select"
+    assert record_.arguments["task"] == "nonce logic"
+    assert record_.arguments["calibration"] == 120
+    assert record_.model == {"name": "toy"}
+    assert record_.seed == 0
+
+
+def test_layers_that_do_not_start_at_zero_keep_their_numbers() -> None:
+    data = scores_data().assign_coords(layer=[4, 5, 6, 7], head=[0, 2, 4])
+    found = scores_of(data).select(n_permutations=50, n_bootstrap=20)
+    assert found.heads == [(6, 2)]
+    assert found.fdr_heads[0] == (6, 2)
+    assert "L6H2" in repr(found)
+
+
+def test_examples_with_fewer_candidates() -> None:
+    data = scores_data(n_candidates=4)
+    data["score"][::3, 3] = np.nan
+    data["candidate_text"][::3, 3] = ""
+    data["answer"][::3] = data["answer"][::3] % 3
+    found = scores_of(data).select(n_permutations=50, n_bootstrap=20)
+    assert 0.25 < float(found.data["chance"]) < 0.34
+    assert len(scores_of(data).to_dataframe()) == (240 * 4 - 80) * 12
+
+
+def test_a_candidate_whose_score_is_missing_is_refused() -> None:
+    data = scores_data()
+    data["score"][7, 1] = np.nan
+    with pytest.raises(ValueError, match=r"first \(example 7, candidate 1, head 0\) is nan"):
+        scores_of(data).select()
+    with pytest.raises(ValueError, match=r"first \(example 7, candidate 1, head 0\) is nan"):
+        scores_of(data).summary()
+
+
+def test_attention_without_labels_asks_for_mass() -> None:
+    data = scores_data(planted=None)
+    rng = np.random.default_rng(0)
+    data["score"][:] = rng.random(data["score"].shape) * 0.01
+    data["score"][:, :, 3, 0] += 0.4
+    found = scores_of(data, score="attention").select(
+        method="unsupervised", n_permutations=20, n_bootstrap=20
+    )
+    assert found.heads == [(3, 0)]
+
+
+def test_there_is_no_such_head(results: dict[str, Any]) -> None:
+    message = r"there is no head \(9, 0\); layers are 0 to 3, heads 0 to 2"
+    with pytest.raises(ValueError, match=message):
+        results["scores"].plot("distribution", head=(9, 0))
+    with pytest.raises(ValueError, match=message):
+        results["traits"].of([(9, 0)])
+
+
+def test_transfer_tests_on_examples_that_chose_nothing() -> None:
+    from mechprobe.results import transfer_of
+
+    here = scores_of(scores_data(200, planted=(2, 1)))
+    there = scores_of(scores_data(160, planted=(1, 0), seed=1), task="there")
+    found = transfer_of({"here": here, "there": there}, n_bootstrap=50)
+    assert found.data["chosen"].values.tolist() == ["L2H1", "L1H0"]
+    alone = here.select(n_permutations=1, n_bootstrap=50)
+    accuracy = found.data["accuracy"]
+    assert float(accuracy.sel(selected_on="here", tested_on="here")) == alone.accuracy
+    assert float(found.data["model"].sel(tested_on="here")) == alone.model_accuracy
+    held_out = there.select(n_permutations=1, n_bootstrap=50).data
+    expected = float(held_out["accuracy_test"].sel(layer=2, head=1))
+    assert float(accuracy.sel(selected_on="here", tested_on="there")) == expected
+    assert accuracy.sel(selected_on="here", tested_on="there") < 0.65
+    assert found.data["n_test"].values.tolist() == [100, 80]
+    assert (found.data["accuracy_low"] <= accuracy).all()
+    assert "best shortcut" in found.summary().index
+
+
+def test_rank_correlations_are_spearmans_between_disjoint_halves() -> None:
+    from scipy.stats import spearmanr
+
+    from mechprobe.results import transfer_of
+
+    here, there = scores_of(scores_data(200)), scores_of(scores_data(160, seed=1))
+    found = transfer_of({"a": here, "b": there}, n_bootstrap=5)
+    maps = [s.select(n_permutations=1, n_bootstrap=5).data for s in (here, there)]
+    expected = spearmanr(
+        maps[0]["accuracy_calibration"].values.ravel(), maps[1]["accuracy_test"].values.ravel()
+    ).statistic
+    cell = found.data["rank_correlation"].sel(selected_on="a", tested_on="b")
+    assert float(cell) == pytest.approx(expected)
+
+
+def test_rank_correlation_of_heads_that_are_all_alike_is_unknown() -> None:
+    from mechprobe.results.heads_transfer import rank_correlation
+
+    assert np.isnan(rank_correlation(np.ones(4), np.arange(4.0)))
+
+
+def test_bad_requests_of_a_transfer() -> None:
+    from mechprobe.results import transfer_of
+
+    scores = scores_of(scores_data())
+    with pytest.raises(ValueError, match=r"needs the scores of two tasks or more; got \['a'\]"):
+        transfer_of({"a": scores})
+    other = scores_of(scores_data(n_heads=2, planted=None))
+    with pytest.raises(ValueError, match=r"'a' has heads \[0, 1, 2\], 'b' has \[0, 1\]"):
+        transfer_of({"a": scores, "b": other})
+    with pytest.raises(ValueError, match=r"task 'a': calibration=240 of 240 examples"):
+        transfer_of({"a": scores, "b": scores}, calibration=240)
+    with pytest.raises(ValueError, match=r"no calibration for task 'b', only for \['a'\]"):
+        transfer_of({"a": scores, "b": scores}, calibration={"a": 100})
+
+
+def test_difficulty_splits_held_out_examples_into_cells() -> None:
+    from mechprobe.results import difficulty_of
+
+    data = scores_data()
+    scores = scores_of(data)
+    found = difficulty_of(scores, n_bootstrap=50)
+    alone = scores.select(n_permutations=1, n_bootstrap=50)
+    assert found.data["chosen"].item() == "L2H1"
+    assert int(found.data["n"].sum()) == alone.data.sizes["held_out"]
+    pooled = float((found.data["head_accuracy"] * found.data["n"]).sum() / found.data["n"].sum())
+    assert pooled == pytest.approx(alone.accuracy)
+    test = alone.data["held_out"].values
+    cell = (data["steps"].values[test] == 2) & (data["distractors"].values[test] == 0)
+    expected = alone.data["right"].values[cell].mean()
+    assert float(found.data["head_accuracy"].sel(steps=2, distractors=0)) == expected
+    assert found.data["shortcut_scope"].item() == "pooled"
+    assert (found.data["shortcut_accuracy"] == 0.75).all()
+
+
+def test_difficulty_gives_shortcuts_cell_by_cell_where_they_are_known() -> None:
+    from mechprobe.results import difficulty_of
+
+    data = scores_data()
+    right = np.full((240, 2), np.nan)
+    right[:, 1] = data["steps"].values == 1
+    data["shortcut_right"] = (("example", "shortcut"), right)
+    found = difficulty_of(scores_of(data), n_bootstrap=20)
+    assert found.data["shortcut_scope"].item() == "cell"
+    assert found.data["shortcut_accuracy"].mean("distractors").values.tolist() == [1, 0, 0]
+    assert "(whole task)" not in str(found.plot().to_dict())
+
+
+def test_an_empty_cell_is_unknown() -> None:
+    from mechprobe.results import difficulty_of
+
+    data = scores_data()
+    hard = (data["steps"].values == 3) & (data["distractors"].values == 2)
+    data = data.isel(example=np.flatnonzero(~hard))
+    found = difficulty_of(scores_of(data), n_bootstrap=20)
+    cell = found.data.sel(steps=3, distractors=2)
+    assert int(cell["n"]) == 0
+    assert np.isnan(float(cell["head_accuracy"]))
+    assert np.isnan(float(cell["shortcut_accuracy"]))
+    assert len(found.summary()) == 5
+
+
+@pytest.mark.parametrize("axis", ["steps", "distractors"])
+def test_difficulty_needs_steps_and_distractors(axis: str) -> None:
+    from mechprobe.results import difficulty_of
+
+    data = scores_data()
+    data[axis][:4] = -1
+    with pytest.raises(ValueError, match=f"4 of 240 examples do not say their {axis}"):
+        difficulty_of(scores_of(data))
+
+
+def test_an_ablation_compares_in_pairs(results: dict[str, Any]) -> None:
+    data = results["ablation"].data
+    assert data["heads"].values.tolist() == ["", "L2H1", "L2H0", "L2H2"]
+    change = data["accuracy"] - data["accuracy"].sel(condition="intact")
+    np.testing.assert_allclose(data["accuracy_change"], change, atol=1e-12)
+    change = data["logit_difference"] - data["logit_difference"].sel(condition="intact")
+    np.testing.assert_allclose(data["logit_difference_change"], change, atol=1e-12)
+    assert data["accuracy_change_high"].sel(condition="ablated") < 0
+    for name in ("accuracy", "logit_difference", "accuracy_change"):
+        assert (data[f"{name}_low"] <= data[name]).all()
+        assert (data[name] <= data[f"{name}_high"]).all()
+
+
+def test_bad_requests_of_interventions() -> None:
+    from mechprobe.results import ablation_of, steering_of
+
+    right, gap, group = np.ones((2, 4), bool), np.ones((2, 4)), np.arange(4)
+    with pytest.raises(ValueError, match=r"1 conditions \(intact\) for 2 rows of answers"):
+        ablation_of(right, gap, group, {"intact": []}, record())
+    with pytest.raises(ValueError, match="the first condition must be 'intact'"):
+        ablation_of(right, gap, group, {"ablated": [(0, 0)], "intact": []}, record())
+    with pytest.raises(ValueError, match=r"strengths must ascend; got \[1.0, 0.0\]"):
+        steering_of(
+            np.ones((1, 2, 4), bool), group, np.array([1.0, 0.0]), {"heads": []}, record(),
+            chance=0.5,
+        )  # fmt: skip
+
+
+def test_traits_of_chosen_heads(results: dict[str, Any]) -> None:
+    traits = results["traits"]
+    grid = traits.data["induction"].values
+    frame = traits.of([(0, 0), (3, 2)])
+    assert frame.index.tolist() == ["L0H0", "L3H2"]
+    assert frame.loc["L3H2", "induction"] == grid[3, 2]
+    assert frame.loc["L3H2", "induction_rank"] == (grid > grid[3, 2]).sum()
+    assert "direct_logit" not in frame
+    assert traits.summary()["induction"].iloc[0].endswith(f"{grid.max():.2f}")
+
+
+def test_traits_of_which_none_was_measured() -> None:
+    from mechprobe.results import HeadTraits
+
+    empty = xr.Dataset(
+        {"induction": (("layer", "head"), np.full((2, 2), np.nan))},
+        coords={"layer": [0, 1], "head": [0, 1]},
+    )
+    with pytest.raises(ValueError, match="no trait of these heads was measured"):
+        HeadTraits(empty, record()).plot()
+
+
+def test_names_are_never_markup() -> None:
+    from mechprobe.results import difficulty_of, transfer_of
+
+    data = scores_data().assign_coords(shortcut=np.array(["length", EVIL], dtype=object))
+    data["candidate_text"][:] = np.array([EVIL, "false"], dtype=object)
+    scores = scores_of(data, task=EVIL)
+    made: list[Callable[[], Any]] = [
+        lambda: scores,
+        lambda: scores.select(n_permutations=10, n_bootstrap=10),
+        lambda: transfer_of({EVIL: scores, "b": scores}, n_bootstrap=5),
+        lambda: difficulty_of(scores, n_bootstrap=5),
+    ]
+    for make in made:
+        result = make()
+        assert "<script>" not in result._repr_html_()
+        kinds = {"head_scores": ("accuracy", "distribution"), "head_selection": ("map", "null")}
+        for kind in kinds.get(result.kind, (None,)):
+            figure = result.plot(kind) if kind else result.plot()
+            assert "<script>" not in str(figure.to_dict())
