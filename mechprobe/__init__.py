@@ -9,6 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mechprobe import tasks as tasks
+    from mechprobe.heads import ablate_heads as ablate_heads
+    from mechprobe.heads import describe_heads as describe_heads
+    from mechprobe.heads import difficulty as difficulty
+    from mechprobe.heads import option_robustness as option_robustness
+    from mechprobe.heads import qk_scores as qk_scores
+    from mechprobe.heads import steer_heads as steer_heads
+    from mechprobe.heads import transfer as transfer
     from mechprobe.lens import expressible as expressible
     from mechprobe.lens import generate_with_lens as generate_with_lens
     from mechprobe.lens import logit_lens as logit_lens
@@ -17,6 +25,8 @@ if TYPE_CHECKING:
     from mechprobe.models import check_model as check_model
     from mechprobe.models import load_model as load_model
     from mechprobe.report import write_report as write_report
+    from mechprobe.results import HeadScores as HeadScores
+    from mechprobe.results import HeadSelection as HeadSelection
     from mechprobe.results import LensResult as LensResult
     from mechprobe.results import Result as Result
     from mechprobe.results import load_result as load_result
@@ -24,23 +34,36 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "HeadScores": "mechprobe.results",
+    "HeadSelection": "mechprobe.results",
     "LensResult": "mechprobe.results",
     "Result": "mechprobe.results",
+    "ablate_heads": "mechprobe.heads",
     "chat_prompt": "mechprobe.models",
     "check_model": "mechprobe.models",
+    "describe_heads": "mechprobe.heads",
+    "difficulty": "mechprobe.heads",
     "expressible": "mechprobe.lens",
     "generate_with_lens": "mechprobe.lens",
     "load_model": "mechprobe.models",
     "load_result": "mechprobe.results",
     "logit_lens": "mechprobe.lens",
+    "option_robustness": "mechprobe.heads",
+    "qk_scores": "mechprobe.heads",
+    "steer_heads": "mechprobe.heads",
+    "transfer": "mechprobe.heads",
     "vocabulary_neighbors": "mechprobe.lens",
     "write_report": "mechprobe.report",
 }
 
-__all__ = [*_HOME, "__version__"]
+_ROOMS = ("tasks",)
+
+__all__ = [*_HOME, *_ROOMS, "__version__"]
 
 
 def __getattr__(name: str) -> object:
+    if name in _ROOMS:
+        return import_module(f"mechprobe.{name}")
     if name not in _HOME:
         msg = f"module 'mechprobe' has no attribute {name!r}"
         raise AttributeError(msg)

@@ -75,10 +75,53 @@ def test_check_models_cite_and_report(
     assert page.stat().st_size > 1_000_000
 
 
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny(tmp_path_factory.mktemp("reader"), tasks=True))
+
+
+def test_heads_prints_head_model_and_shortcuts_together(
+    reader: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import mechprobe as mp
+
+    out, html = tmp_path / "h.nc", tmp_path / "h.html"
+    code = _run("heads", "--model", reader, "--task", "ontology", "--steps", "1-2",
+                "--distractors", "0", "--n", "22", "--ablate", "1", "--traits",
+                "--out", str(out), "--html", str(html))  # fmt: skip
+    printed = capsys.readouterr().out
+    assert code == 0
+    for words in ("held-out examples, p = ", "model, ", "shortcut: ", "bag_of_words", "ablated",
+                  "induction", "Difficulty"):  # fmt: skip
+        assert words in printed
+    scores: Any = mp.load_result(out)
+    assert scores.data.sizes["example"] == 24  # the next number that fills both cells evenly
+    assert "plotly" in html.read_text()
+    again = scores.select(0.5, seed=0)
+    assert f"{again.accuracy:.2f}" in printed
+
+
+def test_heads_reads_files_and_prints_json(
+    reader: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mechprobe import tasks
+
+    file = tasks.select_and_copy(30, options=3, seed=1).save(tmp_path / "t.jsonl")
+    assert _run("heads", "--model", reader, "--task", str(file), "--n", "20", "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["schema"] == "mechprobe/head_selection/1"
+    assert record["provenance"]["seed"] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["lens"], "prompt"),
+        (["heads", "--steps", "x"], "--steps 'x' is neither a number nor a range"),
+        (["heads", "--steps", "3-1"], "is an empty range"),
+        (["heads", "--options", "5"], "it goes with --task select_and_copy"),
+        (["heads", "--format", "mcqa"], "it goes with a file as --task"),
+        (["heads", "--task", "none.jsonl", "--format", "mcqa"], "none.jsonl"),
         (["lens", "--prompt", "the", "--nonsense"], "nonsense"),
         (["lens", "--prompt", "the", "--model", "nowhere"], "there is no folder 'nowhere'"),
         (["cite", "none.nc"], "there is no file none.nc"),
@@ -136,4 +179,5 @@ def test_demo_runs_on_the_packaged_model(
     assert "rank of \u2423Paris" in printed
     assert "\U0001f429" in printed
     names = {p.name for p in (tmp_path / "demo").iterdir()}
-    assert names == {"lens.nc", "generation.nc", "report.html"}
+    assert "best shortcut" in printed
+    assert names == {"lens.nc", "generation.nc", "heads.nc", "report.html"}

@@ -15,9 +15,10 @@ import torch
 ROOT = Path(__file__).parents[1]
 
 SURFACE = [
-    "LensResult", "Result", "__version__", "chat_prompt", "check_model", "expressible",
-    "generate_with_lens", "load_model", "load_result", "logit_lens", "vocabulary_neighbors",
-    "write_report",
+    "HeadScores", "HeadSelection", "LensResult", "Result", "__version__", "ablate_heads",
+    "chat_prompt", "check_model", "describe_heads", "difficulty", "expressible",
+    "generate_with_lens", "load_model", "load_result", "logit_lens", "option_robustness",
+    "qk_scores", "steer_heads", "tasks", "transfer", "vocabulary_neighbors", "write_report",
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 Ratios within one run mean something; seconds alone belong to one machine on one day.
 """
 
+from mechprobe.bench.heads_bench import run_heads_bench as run_heads_bench
 from mechprobe.bench.lens_bench import run_lens_bench as run_lens_bench
 from mechprobe.bench.report import BenchReport as BenchReport
 from mechprobe.bench.report import BenchRow as BenchRow

@@ -1,63 +1,37 @@
-"""What is timed. Runs inside a worker process only.
+"""What is timed of the lens. Runs inside a worker process only.
 
 No contender does less than its ``outputs`` say, and none is run slower than its own documentation
 runs it.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mechprobe.bench.workload import TOP_K, Workload
+from mechprobe.bench.contender import AbsentError, Arrays, Contender
+from mechprobe.bench.workload import TOP_K, read_ids, save_ids, workload
 from mechprobe.kernels.gemm import Gemm, gemm_path
 from mechprobe.lens import logit_lens
 from mechprobe.models import Model, batches, load_model, run, tokenizer_of, unembedding
 from mechprobe.models.packaged import NAME, packaged_model
-
-Arrays = dict[str, npt.NDArray[Any]]
 
 _FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 _TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 _FLOAT32_ERROR = 2e-5
 
 
-class AbsentError(Exception):
-    """A contender cannot run here; the message says why."""
-
-
-class Contender(Protocol):
-    """One way to read a model, loaded and ready."""
-
-    outputs: str
-    model: Any
-
-    def take(self, ids: Tensor, targets: Tensor) -> None:
-        """Get the prompts, and the id that follows each of their tokens, ``[prompt, pos]``."""
-
-    def forward(self) -> None:
-        """Run the model's body alone, no unembedding, in the batches that ``run`` forms."""
-
-    def run(self) -> Any:
-        """Do the work that is timed."""
-
-    def arrays(self, result: Any) -> Arrays:
-        """Return what ``run`` gave as (prompt, pos, layer) arrays; empty for floors."""
-
-    def n_bytes(self, result: Any) -> int:
-        """Return the size of what ``run`` gave."""
-
-
 class _Taker:
     ids: Tensor
     targets: Tensor
 
-    def take(self, ids: Tensor, targets: Tensor) -> None:
-        self.ids, self.targets = ids, targets
+    def take(self, file: Path) -> None:
+        self.ids, self.targets = map(torch.from_numpy, read_ids(file))
 
 
 class Mechprobe(_Taker):
@@ -68,9 +42,9 @@ class Mechprobe(_Taker):
     def __init__(self, model: str) -> None:
         self.model: Any = load_model(model)
 
-    def draw(self, work: Workload) -> npt.NDArray[np.int64]:
-        """Return the ids of a workload, for all contenders."""
-        return work.draw(int(self.model.cfg.d_vocab), tokenizer_of(self.model))
+    def draw(self, work: str, file: Path) -> None:
+        """Write the ids of a workload, for all contenders."""
+        save_ids(file, workload(work).draw(int(self.model.cfg.d_vocab), tokenizer_of(self.model)))
 
     def forward(self) -> None:
         """Run the model's body in mechprobe's own micro-batches."""
@@ -249,10 +223,10 @@ class _Forward(_Taker):
 class _ForwardGemm(_Forward):
     """Floor: the body, and the unembedding of every layer into a buffer that nobody reads."""
 
-    def take(self, ids: Tensor, targets: Tensor) -> None:
-        super().take(ids, targets)
+    def take(self, file: Path) -> None:
+        super().take(file)
         self.W_U = unembedding(self.model).W_U
-        n_rows = (int(self.model.cfg.n_layers) + 1) * ids.numel()
+        n_rows = (int(self.model.cfg.n_layers) + 1) * self.ids.numel()
         generator = torch.Generator().manual_seed(0)
         self.rows = torch.randn(n_rows, self.W_U.shape[0], generator=generator).to(self.W_U)
         self.path, self.tile = self._fastest()

@@ -19,18 +19,20 @@ class WorkerProcess:
     """A contender running elsewhere; use it in a ``with`` block.
 
     Args:
+        kind: ``"lens"`` or ``"heads"``.
         contender: Its name.
         model: What ``load_model`` takes.
         workload: Name of the workload.
-        ids: File of the token ids; mechprobe's worker writes it, the others read it.
+        file: The input; mechprobe's worker writes it, the others read it.
     """
 
-    def __init__(self, contender: str, model: str, workload: str, ids: Path) -> None:
+    def __init__(self, kind: str, contender: str, model: str, workload: str, file: Path) -> None:
         self.contender = contender
         # A file, not a pipe: nobody reads it while the worker runs, and a full pipe would stop it.
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mechprobe.bench.worker", contender, model, workload, str(ids)],
+            [sys.executable, "-m", "mechprobe.bench.worker", kind, contender, model, workload,
+             str(file)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
             env={**os.environ, **_ENVIRONMENT},
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""One contender in a process of its own, ``mechprobe.bench.worker NAME MODEL WORKLOAD IDS``.
+"""One contender in a process of its own: ``mechprobe.bench.worker KIND NAME MODEL WORKLOAD FILE``.
 
 Reads one JSON command a line from standard input and answers each with one JSON line. Alone in its
 process, a contender cannot warm another's caches, keep its memory or leave a switch behind.
@@ -8,28 +8,36 @@ import gc
 import json
 import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import IO, Any
 
+from mechprobe.bench.contender import AbsentError, Contender, Draws
 from mechprobe.bench.memory import peak_bytes, reset_peak
-from mechprobe.bench.workload import read_ids, save_ids, workload
 
 Message = dict[str, Any]
+
+
+def contenders(kind: str) -> Mapping[str, Callable[[str], Contender]]:
+    """Return the contenders of a benchmark; only one benchmark's imports are paid for."""
+    if kind == "heads":
+        from mechprobe.bench.heads_contenders import CONTENDERS as HEADS
+
+        return HEADS
+    from mechprobe.bench.lens_contenders import CONTENDERS as LENS
+
+    return LENS
 
 
 class Worker:
     """A loaded contender and what is known of its memory."""
 
-    def __init__(self, name: str, model: str, work: str, ids: str) -> None:
-        import torch
-
-        from mechprobe.bench.contenders import CONTENDERS, Mechprobe
-
-        self.contender = CONTENDERS[name](model)
-        if isinstance(self.contender, Mechprobe):
-            save_ids(Path(ids), self.contender.draw(workload(work)))
-        self.contender.take(*map(torch.from_numpy, read_ids(Path(ids))))
+    def __init__(self, kind: str, name: str, model: str, work: str, file: str) -> None:
+        self.contender = contenders(kind)[name](model)
+        if isinstance(self.contender, Draws):
+            self.contender.draw(work, Path(file))
+        self.contender.take(Path(file))
         # Weights are mapped from their file and come into memory when first read; the body alone
         # reads a few rows of a tied unembedding, whose other 113 MB are nobody's extra memory.
         for weight in self.contender.model.parameters():
@@ -66,10 +74,10 @@ class Worker:
         """Write float64 logits of the cells in a file."""
         import numpy as np
 
-        from mechprobe.bench.contenders import Mechprobe
+        from mechprobe.bench.lens_contenders import Mechprobe
 
         if not isinstance(self.contender, Mechprobe):
-            msg = "only the mechprobe contender gives exact logits."
+            msg = "only the lens of mechprobe gives exact logits."
             raise TypeError(msg)
         np.save(save, self.contender.exact_logits(np.load(cells)))
         return {}
@@ -83,7 +91,6 @@ class Worker:
 
 def serve(arguments: list[str], commands: IO[str], answers: IO[str]) -> None:
     """Load the contender and answer commands until there are no more."""
-    from mechprobe.bench.contenders import AbsentError
 
     def say(message: Message) -> None:
         answers.write(json.dumps(message) + "\n")

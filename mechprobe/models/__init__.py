@@ -1,5 +1,10 @@
 """The one place that knows how models are built: loading, running, reading out, checking."""
 
+from mechprobe.models.attention import AttentionPath as AttentionPath
+from mechprobe.models.attention import Score as Score
+from mechprobe.models.attention import attention_path as attention_path
+from mechprobe.models.branch import branching as branching
+from mechprobe.models.branch import window as window
 from mechprobe.models.check import ModelCheck as ModelCheck
 from mechprobe.models.check import check_model as check_model
 from mechprobe.models.identity import describe as describe
@@ -15,6 +20,8 @@ from mechprobe.models.protocol import model_name as model_name
 from mechprobe.models.protocol import tokenizer_of as tokenizer_of
 from mechprobe.models.run import Run as Run
 from mechprobe.models.run import run as run
+from mechprobe.models.run import takes_positions as takes_positions
+from mechprobe.models.spans import token_spans as token_spans
 from mechprobe.models.support import require_encodable as require_encodable
 from mechprobe.models.support import require_kv_cache as require_kv_cache
 from mechprobe.models.support import require_model as require_model

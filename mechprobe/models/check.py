@@ -8,11 +8,11 @@ from html import escape
 from typing import Any
 
 import torch
-from einops import einsum, repeat
 from torch import Tensor
 
+from mechprobe.models.attention import HALF_SCORE_TOLERANCE, SCORE_TOLERANCE, score_error
 from mechprobe.models.identity import source_of
-from mechprobe.models.protocol import Model, is_bridge, model_name, tokenizer_of
+from mechprobe.models.protocol import Model, model_name, tokenizer_of
 from mechprobe.models.quiet import quiet
 from mechprobe.models.run import run
 from mechprobe.models.support import require_model
@@ -23,8 +23,6 @@ _N_RANDOM = 24
 # Log-probabilities in nats: eager attention twice differs by some 1e-5 in float32.
 _LOG_PROB_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 _HALF_TOLERANCE = 0.5
-_SCORE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
-_HALF_SCORE_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +88,8 @@ def check_model(model: Model, *, strict: bool = False) -> ModelCheck:
 
     Three comparisons: the model's logits against plain Hugging Face loaded with eager attention;
     the last lens row (final norm and unembedding of the last ``resid_post``) against the model's
-    own output; captured :math:`q \cdot k` (rotated, where the model rotates) against its attention
-    scores, up to one scale per layer. What does not apply is skipped with the reason.
+    own output; captured :math:`q \cdot k`, rotated, scaled and capped as the model does, against
+    its attention scores. What does not apply is skipped with the reason.
 
     Args:
         model: A TransformerLens model.
@@ -165,43 +163,9 @@ def _log_probs(logits: Tensor) -> Tensor:
 
 def _scores(model: Model, ids: Tensor) -> CheckLine:
     name = "q . k against attention scores"
-    kind = str(getattr(model.cfg, "positional_embedding_type", ""))
-    known: Any = model.hook_dict
-    rotated = "blocks.0.attn.hook_rot_q" in known
-    if kind not in ("standard", "rotary") or (kind == "rotary" and not rotated):
-        return CheckLine(name, torch.nan, 0.0, f"no rotated q and k to read ({kind or 'unknown'})")
-    q, k = ("hook_rot_q", "hook_rot_k") if rotated else ("hook_q", "hook_k")
-    if not all(f"blocks.0.attn.{hook}" in known for hook in (q, k, "hook_attn_scores")):
-        return CheckLine(name, torch.nan, 0.0, f"no {q}, {k} and hook_attn_scores in this model")
-    layers = sorted({0, int(model.cfg.n_layers) // 2, int(model.cfg.n_layers) - 1})
-    worst = max(_score_error(model, ids, layer, q, k) for layer in layers)
-    if worst == torch.inf:
-        return CheckLine(name, torch.nan, 0.0, "hook_attn_scores is absent, or holds probabilities")
-    tolerance = _SCORE_TOLERANCE.get(next(model.parameters()).dtype, _HALF_SCORE_TOLERANCE)  # pyrefly: ignore[missing-attribute]
-    return CheckLine(name, worst, tolerance, f"of the largest score, layers {layers}")
-
-
-def _score_error(model: Model, ids: Tensor, layer: int, q_hook: str, k_hook: str) -> float:
-    """Return the largest error of one layer; infinity where there are no scores to compare."""
-    kept: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[[Tensor], None]:
-        return lambda t: kept.__setitem__(name, t[0].float())
-
-    at = f"blocks.{layer}.attn."
-    run(model, ids, {at + h: keep(h) for h in (q_hook, k_hook, "hook_attn_scores")})
-    if q_hook not in kept or "hook_attn_scores" not in kept:
-        return torch.inf
-    q, k, scores = kept[q_hook], kept[k_hook], kept["hook_attn_scores"]
-    k = repeat(k, "pos head d_head -> pos (head group) d_head", group=q.shape[1] // k.shape[1])
-    ours = einsum(q, k, "query head d, key head d -> head query key")
-    seen = torch.ones_like(ours[0]).tril().bool()
-    ours, scores = ours[:, seen], scores[:, seen]
-    if bool((scores >= 0).all()) and float(scores.max()) <= 1:
-        return torch.inf
-    scale = (ours * scores).sum() / (ours * ours).sum()
-    ours = ours * scale
-    cap = float(getattr(model.cfg, "attn_scores_soft_cap", -1.0) or -1.0)
-    if cap > 0 and is_bridge(model):
-        ours = cap * torch.tanh(ours / cap)
-    return float((ours - scores).abs().max() / scores.abs().max())
+    error, note = score_error(model, ids)
+    if math.isnan(error):
+        return CheckLine(name, torch.nan, 0.0, note)
+    dtype = next(model.parameters()).dtype  # pyrefly: ignore[missing-attribute]
+    tolerance = SCORE_TOLERANCE.get(dtype, HALF_SCORE_TOLERANCE)
+    return CheckLine(name, error, tolerance, f"of the largest score, {note}")

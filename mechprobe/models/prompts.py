@@ -144,7 +144,11 @@ def _from_text(model: Model, text: str, i: int, prepend_bos: bool | None) -> lis
 
 
 def batches(
-    model: Model, ids: Sequence[Sequence[int]], batch_size: int | None = None
+    model: Model,
+    ids: Sequence[Sequence[int]],
+    batch_size: int | None = None,
+    *,
+    equal_lengths: bool = False,
 ) -> list[Batch]:
     """Group prompts of similar length, so that little is padded and memory stays bounded.
 
@@ -152,6 +156,7 @@ def batches(
         model: Gives the padding id and the device.
         ids: Token ids of each prompt.
         batch_size: Prompts per batch; by default as many as hold ``TOKENS_PER_BATCH`` tokens.
+        equal_lengths: Put only prompts of one length together, so that nothing is padded.
 
     Raises:
         ValueError: ``batch_size`` is less than 1.
@@ -164,6 +169,8 @@ def batches(
     while order:
         longest = len(ids[order[0]])
         size = batch_size or max(1, TOKENS_PER_BATCH // longest)
+        if equal_lengths:
+            size = min(size, sum(len(ids[i]) == longest for i in order))
         index, order = sorted(order[:size]), order[size:]
         out.append(_pad(model, index, [ids[i] for i in index]))
     return out

@@ -37,6 +37,7 @@ class Model(Protocol):
 
 
 Sink = Callable[[Tensor], None]
+Edit = Callable[[Tensor], Tensor]
 
 
 Stamp = tuple[tuple[int, int], ...]

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechprobe.models.protocol import Model, Sink, is_bridge, model_name
+from mechprobe.kernels.gemm import fastest_gemm, gemm_path
+from mechprobe.models.protocol import Edit, Model, Sink, is_bridge, model_name
 
 Logits = Literal["none", "last", "all"]
 
@@ -33,7 +34,9 @@ def run(
     ids: Int[Tensor, "batch pos"],
     capture: Mapping[str, Sink],
     *,
+    edit: Mapping[str, Edit] | None = None,
     mask: Int[Tensor, "batch total"] | None = None,
+    positions: Int[Tensor, "batch pos"] | None = None,
     logits: Logits = "none",
     cache: Any = None,
     keep_cache: bool = False,
@@ -41,14 +44,19 @@ def run(
     """Run ``ids`` through the model, handing named activations to sinks as they come by.
 
     A bridge is driven through its Hugging Face body, so that the unembedding runs over no more
-    positions than ``logits`` asks for (on SmolLM2 it is half the cost of a forward pass).
+    positions than ``logits`` asks for (on SmolLM2 it is half the cost of a forward pass). Its
+    products take the faster of torch's float32 paths, as the read-out does.
 
     Args:
         model: Checked by ``require_model``.
         ids: Token ids; rows shorter than the batch are padded on the right.
         capture: Hook name (``"blocks.3.hook_resid_post"``) to a function of the activation
             ``[batch, pos, ...]``; it must not change it.
+        edit: Hook name to a function that returns what the model shall go on with instead;
+            sinks see what the model computed.
         mask: 1 for tokens, 0 for padding; needed only where rows are padded.
+        positions: Position of every token, where a padded ``cache`` puts them elsewhere than they
+            stand (see ``takes_positions``).
         logits: Whether to compute logits nowhere, at the last column, or everywhere.
         cache: What an earlier ``run(keep_cache=True)`` returned; ``ids`` continue from there.
         keep_cache: Return keys and values.
@@ -57,18 +65,22 @@ def run(
         The logits asked for, and the cache.
 
     Raises:
-        NotImplementedError: A hook named in ``capture`` does not exist in this model, or it keeps
-            no cache and one was asked for.
+        NotImplementedError: A hook named in ``capture`` or ``edit`` does not exist in this model,
+            or it keeps no cache and one was asked for.
     """
+    edits = edit or {}
     hooks = [(name, _as_hook(sink)) for name, sink in capture.items()]
+    hooks += [(name, _as_edit(change)) for name, change in edits.items()]
     known = model.hook_dict  # a property that gathers every alias anew
-    for name in capture:
+    for name in (*capture, *edits):
         if name not in known:
             msg = f"{model_name(model)} has no activation {name!r}."
             raise NotImplementedError(msg)
-    with model.hooks(fwd_hooks=hooks):
+    W_U: Any = getattr(model, "W_U", None)
+    path = "default" if W_U is None else fastest_gemm(W_U, ids.numel())
+    with gemm_path(path), model.hooks(fwd_hooks=hooks):
         if is_bridge(model):
-            done = _run_bridge(model, ids, mask, logits, cache, keep_cache)
+            done = _run_bridge(model, ids, mask, positions, logits, cache, keep_cache)
         else:
             done = _run_hooked(model, ids, logits, cache, keep_cache)
     if keep_cache and done.cache is None:
@@ -84,13 +96,34 @@ def _as_hook(sink: Sink) -> Any:
     return hook_fn
 
 
+def _as_edit(change: Edit) -> Any:
+    def hook_fn(activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        return change(activation.detach())
+
+    return hook_fn
+
+
+def takes_positions(model: Model) -> bool:
+    """Whether ``run`` can tell the model where its tokens stand."""
+    hf = getattr(model, "original_model", None)
+    return hf is not None and "position_ids" in inspect.signature(hf.base_model.forward).parameters
+
+
 def _run_bridge(
-    model: Any, ids: Tensor, mask: Tensor | None, logits: Logits, cache: Any, keep_cache: bool
+    model: Any,
+    ids: Tensor,
+    mask: Tensor | None,
+    positions: Tensor | None,
+    logits: Logits,
+    cache: Any,
+    keep_cache: bool,
 ) -> Run:
     hf = model.original_model
     kwargs: dict[str, Any] = {"input_ids": ids, "use_cache": keep_cache}
     if mask is not None:
         kwargs["attention_mask"] = mask
+    if positions is not None:
+        kwargs["position_ids"] = positions
     if cache is not None:
         kwargs["past_key_values"] = cache
     if getattr(model.cfg, "is_stateful", False):

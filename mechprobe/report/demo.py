@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mechprobe import tasks
+from mechprobe.heads import qk_scores
 from mechprobe.lens import generate_with_lens, logit_lens
 from mechprobe.models import chat_prompt, load_model
 from mechprobe.plots.text import visible
@@ -13,6 +15,8 @@ from mechprobe.results import LensResult, Result
 if TYPE_CHECKING:
     import pandas as pd
 
+# Few, so that the demo is done in a minute: the interval it reports is wide.
+N_QUESTIONS = 80
 FACT = ("The capital of France is", " Paris")
 QUESTION = ("Is there a seahorse emoji?", "Yes, there is a seahorse emoji:")
 
@@ -41,7 +45,12 @@ def run_demo(out: Path, *, progress: bool = True) -> Iterator[tuple[str, Result,
     said = generate_with_lens(model, prompt, max_new_tokens=3, progress=progress)
     said.save(out / "generation.nc")
     yield f"{question!r}: every layer at every generated token", said, said.table()
-    write_report([fact, said], out / "report.html", title="mechprobe demo")
+    questions = tasks.select_and_copy(N_QUESTIONS, options=4, seed=0)
+    scores = qk_scores(model, questions, progress=progress)
+    scores.save(out / "heads.nc")
+    best = scores.select(0.5, seed=0)
+    yield f"which head knows the answer? {best.headline()}", best, best.summary()
+    write_report([fact, said, best, scores], out / "report.html", title="mechprobe demo")
 
 
 def _last_position(result: LensResult) -> "pd.DataFrame":

@@ -3,10 +3,29 @@
 from pathlib import Path
 
 from mechprobe.results.base import Result, read
+from mechprobe.results.heads import HeadScores
+from mechprobe.results.heads_causal import HeadAblation, HeadSteering
+from mechprobe.results.heads_difficulty import Difficulty
+from mechprobe.results.heads_selection import HeadSelection
+from mechprobe.results.heads_traits import HeadTraits
+from mechprobe.results.heads_transfer import Transfer
 from mechprobe.results.lens import LensResult
+from mechprobe.results.options import OptionRobustness
 from mechprobe.results.vocabulary import Expressibility, VocabularyNeighbors
 
-_CLASSES: tuple[type[Result], ...] = (LensResult, VocabularyNeighbors, Expressibility)
+_CLASSES: tuple[type[Result], ...] = (
+    LensResult,
+    VocabularyNeighbors,
+    Expressibility,
+    HeadScores,
+    HeadSelection,
+    Transfer,
+    Difficulty,
+    HeadAblation,
+    HeadSteering,
+    HeadTraits,
+    OptionRobustness,
+)
 
 
 def load_result(path: str | Path) -> Result:

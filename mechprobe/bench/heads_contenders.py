@@ -1,0 +1,139 @@
+"""What is timed of head scoring. Runs inside a worker process only.
+
+A peer reads one text per candidate, as TransformerLens' own examples do: cache activations, pick
+the query of the candidate and the key before "Answer:", multiply.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import einsum, repeat
+from torch import Tensor
+
+from mechprobe import tasks
+from mechprobe.bench.contender import Arrays, Contender
+from mechprobe.bench.workload import workload
+from mechprobe.heads import qk_scores
+from mechprobe.heads.places import places
+from mechprobe.models import batches, load_model, run
+
+# Brings prompts to about 200 tokens.
+_INTRODUCTION = (
+    "Read the theory and judge the statement behind it. Everything that follows from the theory is "
+    "true, and what it rules out is false.\n"
+)
+
+
+class _Taker:
+    def __init__(self, model: str) -> None:
+        self.model: Any = load_model(model)
+
+    def take(self, file: Path) -> None:
+        self.task = tasks.load(file)
+        self.places = places(self.model, self.task, "candidate", "before_answer", "space")
+
+    def forward(self) -> None:
+        """Run the prompts in mechprobe's own micro-batches."""
+        for batch in batches(self.model, [p.ids for p in self.places]):
+            run(self.model, batch.ids, {}, mask=batch.mask)
+
+
+class Mechprobe(_Taker):
+    """The public call as a user makes it: shortcut audit, baseline and dataset included."""
+
+    outputs = "QK-scores of all heads, the model's own answers, shortcut audit, labelled dataset"
+
+    def draw(self, work: str, file: Path) -> None:
+        """Write the theories of a workload."""
+        size = workload(work)
+        task = tasks.ontology(size.prompts, steps=6, distractors=8, seed=0)
+        tasks.Task("bench", tuple(e.within(_INTRODUCTION) for e in task)).save(file)
+
+    def run(self) -> Any:
+        """Call the scorer."""
+        return qk_scores(self.model, self.task, progress=False)
+
+    def arrays(self, result: Any) -> Arrays:
+        """Return the scores."""
+        return {"score": result.data["score"].values}
+
+    def n_bytes(self, result: Any) -> int:
+        """Return the size of the dataset."""
+        return int(result.data.nbytes)
+
+
+class _RunWithCache(_Taker):
+    """TransformerLens' ``run_with_cache``, two texts per prompt."""
+
+    outputs = "QK-scores of all heads, as a tensor; every activation cached, one text at a time"
+    batch = 1
+    names: Callable[[str], bool] | None = None
+
+    @torch.no_grad()
+    def run(self) -> Tensor:
+        n_layers, n_heads = int(self.model.cfg.n_layers), int(self.model.cfg.n_heads)
+        out = torch.full((len(self.places), 2, n_layers, n_heads), torch.nan)
+        order = sorted(range(len(self.places)), key=lambda i: len(self.places[i].ids))
+        for candidate in range(2):
+            for at in range(0, len(order), self.batch):
+                self._read(order[at : at + self.batch], candidate, out)
+        return out
+
+    def _read(self, chosen: list[int], candidate: int, out: Tensor) -> None:
+        texts = [[*self.places[i].ids, self.places[i].answers[candidate]["space"]] for i in chosen]
+        width = max(map(len, texts))
+        ids = torch.tensor([[*t, *[0] * (width - len(t))] for t in texts])
+        mask = torch.tensor([[1] * len(t) + [0] * (width - len(t)) for t in texts])
+        _, cache = self.model.run_with_cache(ids, attention_mask=mask, names_filter=self.names)
+        row = torch.arange(len(chosen))
+        query = torch.tensor([len(t) - 1 for t in texts])
+        key = torch.tensor([self.places[i].keys[0][0] for i in chosen])
+        for layer in range(out.shape[2]):
+            q = cache[f"blocks.{layer}.attn.hook_q"][row, query]
+            k = cache[f"blocks.{layer}.attn.hook_k"][row, key]
+            k = repeat(k, "row kv d -> row (kv group) d", group=q.shape[1] // k.shape[1])
+            out[chosen, candidate, layer] = einsum(q, k, "row head d, row head d -> row head")
+
+    def arrays(self, result: Tensor) -> Arrays:
+        return {"score": result.numpy()}
+
+    def n_bytes(self, result: Tensor) -> int:
+        return result.nbytes
+
+
+def _q_or_k(name: str) -> bool:
+    return name.endswith(("attn.hook_q", "attn.hook_k"))
+
+
+class _OnlyQK(_RunWithCache):
+    outputs = "QK-scores of all heads, as a tensor; only q and k cached, one text at a time"
+    names = staticmethod(_q_or_k)
+
+
+class _OnlyQKBatched(_OnlyQK):
+    outputs = "QK-scores of all heads, as a tensor; only q and k cached, 8 texts of like length"
+    batch = 8
+
+
+class _Forward(_Taker):
+    outputs = "none (floor: the prompts once, without candidates)"
+
+    def run(self) -> None:
+        self.forward()
+
+    def arrays(self, result: None) -> Arrays:  # noqa: ARG002
+        return {}
+
+    def n_bytes(self, result: None) -> int:  # noqa: ARG002
+        return 0
+
+
+CONTENDERS: dict[str, Callable[[str], Contender]] = {
+    "mechprobe": Mechprobe,
+    "run_with_cache": _RunWithCache,
+    "run_with_cache q,k": _OnlyQK,
+    "run_with_cache q,k x8": _OnlyQKBatched,
+    "forward": _Forward,
+}

@@ -1,0 +1,227 @@
+"""Workers side by side: outputs compared first, then timed in turn."""
+
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from mechprobe.bench.compare import Comparison
+from mechprobe.bench.memory import METHOD
+from mechprobe.bench.process import WorkerProcess
+from mechprobe.bench.report import BenchReport, BenchRow
+from mechprobe.provenance import utc_now, versions
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from mechprobe.bench.contender import Arrays
+
+OURS = "mechprobe"
+_SLOW_SECONDS = 60.0
+_PROCESSOR = Path("/proc/cpuinfo")
+
+# Of contender, workload, our arrays, its arrays, our worker, and a folder for files.
+Compare = Callable[[str, str, "Arrays", "Arrays", WorkerProcess, Path], list[Comparison]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One benchmark.
+
+    Attributes:
+        name: ``"lens"`` or ``"heads"``; tells a worker where its contender is.
+        contenders: Their names, in the order of every round.
+        input: File name of the input that they share.
+        compare: Says whether a contender's outputs equal ours.
+    """
+
+    name: str
+    contenders: tuple[str, ...]
+    input: str
+    compare: Compare
+
+
+@dataclass
+class Entry:
+    """A contender on one workload, as it goes along."""
+
+    process: WorkerProcess
+    outputs: str
+    threads: int = 0
+    absent: bool = False
+    saved: Path | None = None
+    slow: bool = False
+    gone: bool = False
+    seconds: list[float] = field(default_factory=list)
+    extra: list[float] = field(default_factory=list)
+
+    def run(self, save: Path | None = None) -> float:
+        """Run once; keep its time and memory, or only its outputs in a file."""
+        answer = self.process.ask(do="run", save=str(save) if save else None)
+        seconds = float(answer["seconds"])
+        self.slow = self.slow or seconds > _SLOW_SECONDS
+        if save is None:
+            extra = answer["extra_bytes"]
+            self.seconds.append(seconds)
+            self.extra.append(math.nan if extra is None else max(0.0, extra))
+        return seconds
+
+
+def run_rounds(
+    kind: Kind,
+    model: str,
+    workloads: Sequence[str],
+    contenders: Sequence[str] | None,
+    repeats: int,
+    *,
+    progress: bool,
+) -> BenchReport:
+    """Run one benchmark: every contender in its own process, in turns.
+
+    Raises:
+        ValueError: An unknown contender, or no repetition.
+        RuntimeError: mechprobe itself failed; a peer that fails costs its own row only.
+    """
+    if repeats < 1:
+        msg = f"repeats={repeats}; at least one repetition is timed."
+        raise ValueError(msg)
+    names = _chosen(kind, contenders)
+    rows: list[BenchRow] = []
+    lines: list[Comparison] = []
+    threads: set[int] = set()
+    machine = _machine()
+    from tqdm.auto import tqdm
+
+    total = len(workloads) * len(names) * (repeats + 1)
+    with tqdm(total=total, desc="bench", unit="run", disable=not progress, leave=False) as bar:
+        for work in workloads:
+            with ExitStack() as stack:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                entries = _start(kind, stack, names, model, work, folder)
+                lines += _warm_up(kind, entries, work, folder, bar)
+                _take_turns(entries, repeats, bar)
+            rows += [_row(name, work, entries) for name in names]
+            threads |= {entry.threads for entry in entries.values() if not entry.absent}
+    machine["torch threads"] = "/".join(map(str, sorted(threads)))
+    return BenchReport(f"{kind.name}, {model}", tuple(rows), tuple(lines), machine, _method())
+
+
+def _chosen(kind: Kind, contenders: Sequence[str] | None) -> list[str]:
+    asked = kind.contenders if contenders is None else contenders
+    unknown = [name for name in asked if name not in kind.contenders]
+    if unknown:
+        msg = f"there is no contender {unknown[0]!r}; choose from {', '.join(kind.contenders)}."
+        raise ValueError(msg)
+    return [name for name in kind.contenders if name in asked or name == OURS]
+
+
+def _start(
+    kind: Kind, stack: ExitStack, names: list[str], model: str, work: str, folder: Path
+) -> dict[str, Entry]:
+    """Load one worker after the other: side by side they would measure a crowded machine."""
+    entries: dict[str, Entry] = {}
+    for name in names:
+        file = folder / kind.input
+        process = stack.enter_context(WorkerProcess(kind.name, name, model, work, file))
+        ready = process.receive()
+        absent = "absent" in ready
+        outputs = f"absent: {ready['absent']}" if absent else str(ready["outputs"])
+        entries[name] = Entry(process, outputs, int(ready.get("threads", 0)), absent)
+    return entries
+
+
+def _warm_up(
+    kind: Kind, entries: dict[str, Entry], work: str, folder: Path, bar: "tqdm[Any]"
+) -> list[Comparison]:
+    import numpy as np
+
+    found: dict[str, Arrays] = {}
+    for i, (name, entry) in enumerate(entries.items()):
+        saved = folder / f"{i}.npz"
+        if not entry.absent:
+            _run_once(name, entry, saved)
+        if saved.exists():
+            with np.load(saved) as arrays:
+                found[name] = dict(arrays)
+        bar.update()
+    ours, process = found.pop(OURS), entries[OURS].process
+    return [
+        line
+        for name, theirs in found.items()
+        if theirs
+        for line in kind.compare(name, work, ours, theirs, process, folder)
+    ]
+
+
+def _run_once(name: str, entry: Entry, save: Path | None = None) -> None:
+    """Run a contender; a peer that fails or is killed costs its own row and nobody else's."""
+    try:
+        entry.run(save)
+    except RuntimeError as error:
+        if name == OURS:
+            raise
+        entry.gone, entry.absent = True, not entry.seconds
+        entry.outputs = f"failed: {error}"
+
+
+def _take_turns(entries: dict[str, Entry], repeats: int, bar: "tqdm[Any]") -> None:
+    for repeat in range(repeats):
+        for name, entry in entries.items():
+            if not (entry.absent or entry.gone or (repeat and entry.slow)):
+                _run_once(name, entry)
+            bar.update()
+
+
+def _row(name: str, work: str, entries: dict[str, Entry]) -> BenchRow:
+    entry = entries[name]
+    if entry.absent:
+        nan = math.nan
+        return BenchRow(name, work, nan, nan, nan, 0, nan, nan, entry.outputs)
+    # A slow contender ran in the first round only, and is paired with mechprobe's first.
+    pairs = zip(entry.seconds, entries[OURS].seconds, strict=False)
+    times = f"only timed {len(entry.seconds)}x"
+    slow = f"; over {_SLOW_SECONDS:.0f} s a repetition, {times}" if entry.slow else ""
+    return BenchRow(
+        name, work, median(entry.seconds), min(entry.seconds), max(entry.seconds),
+        len(entry.seconds), median(theirs / ours for theirs, ours in pairs),
+        max(entry.extra) / 1e6, entry.outputs + slow,
+    )  # fmt: skip
+
+
+def _machine() -> dict[str, str]:
+    known = versions()
+    # What else was running: on a busy machine even ratios are worth little.
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    return {
+        "processor": _processor(),
+        "cores": str(os.cpu_count() or "?"),
+        "load before": load,
+        **{name: known[name] for name in ("mechprobe", "torch", "transformer-lens")},
+        "transformers": known["transformers"],
+        "python": known["python"],
+        "date": utc_now(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = _PROCESSOR.read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _method() -> str:
+    return (
+        "Every contender in its own process, one warm-up, then in turns; x mechprobe is the median "
+        "ratio of times in the same round. Extra MB is the highest resident memory of the process "
+        f"in the timed repetitions ({METHOD}), less that of the forward pass alone (without "
+        "unembedding, measured before), less the outputs."
+    )

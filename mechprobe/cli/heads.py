@@ -1,0 +1,156 @@
+"""``mechprobe heads``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import mechprobe
+from mechprobe.cli.show import PACKAGED, print_table, refuse_idle, require_folders, say
+
+if TYPE_CHECKING:
+    from mechprobe.results import HeadScores, HeadSelection, Result
+    from mechprobe.tasks import Task
+
+GENERATED = ("ontology", "select_and_copy")
+
+
+def heads(
+    *,
+    task: str = "ontology",
+    format: str | None = None,
+    model: str = PACKAGED,
+    n: int = 400,
+    steps: str = "1-5",
+    distractors: str = "0-5",
+    options: int = 4,
+    extra_options: bool = False,
+    shots: int = 0,
+    score: Literal["qk", "rotated", "cosine", "attention"] = "qk",
+    query: str | None = None,
+    key: str | None = None,
+    calibration: float = 0.5,
+    method: Literal["best", "top_k_vote", "zscore_sum", "unsupervised"] = "best",
+    flip: bool = False,
+    centre: bool = False,
+    ablate: int = 0,
+    traits: bool = False,
+    seed: int = 0,
+    revision: str | None = None,
+    device: str | None = None,
+    json: bool = False,
+    out: Path | None = None,
+    html: Path | None = None,
+) -> None:
+    """Find the attention head that knows the answer, and say what shortcuts alone score.
+
+    Args:
+        task: "ontology" or "select_and_copy" (generated), or a file of questions.
+        format: Of a file: pararule_plus, multi_logieval, folio, hellaswag, mcqa, prontoqa; a file
+            that mechprobe saved needs none.
+        model: Packaged name, folder or hub id.
+        n: Questions; a larger file is sampled. An ontology over a grid takes the next number that
+            fills its cells evenly.
+        steps: Of the ontology: rule applications, a number or a range such as 1-5.
+        distractors: Of the ontology: extra sentences, a number or a range such as 0-5.
+        options: Of select_and_copy: options of each question.
+        extra_options: Add "None of the above" and "I don't know" to multiple choice.
+        shots: Solved examples before each question, taken from the task's first ones.
+        score: Raw product as in the papers, what the softmax gets, cosine, or attention weight.
+        query: Read the query at each candidate ("candidate") or at the last prompt token ("last").
+        key: Token that gives the key, such as before_answer or end_of_line.
+        calibration: Share of the questions that the head is chosen on.
+        method: How heads are chosen and combined.
+        flip: Heads that are wrong more often than right may be inverted.
+        centre: Take away each head's calibration median.
+        ablate: Take the chosen heads away, with this many random controls.
+        traits: Say what kind of heads were chosen.
+        seed: Of the task, the split and all resampling.
+        revision: Branch, tag or commit, for hub ids.
+        device: Where to run.
+        json: Print the selection as JSON and nothing else.
+        out: Save the scores here (netCDF, .nc); selections can be made again from them.
+        html: Write a page with all figures here.
+    """
+    refuse_idle(
+        ("--format", format is not None, "a file as --task", task not in GENERATED),
+        ("--options", options != 4, "--task select_and_copy", task == "select_and_copy"),
+    )
+    require_folders(out, html)
+    questions = _task(task, format, n, steps, distractors, options, seed, extra=extra_options)
+    questions = questions.with_shots(shots) if shots else questions
+    loaded = mechprobe.load_model(model, revision=revision, device=device)
+    chosen: Any = {"score": score, "query": query, "key": key}
+    scores = mechprobe.qk_scores(loaded, questions, progress=not json, **chosen)
+    if out is not None:
+        scores.save(out)
+    found = scores.select(
+        calibration, method, flip=flip, centre=centre, seed=seed,
+    )  # fmt: skip
+    results: list[Result] = [found, scores]
+    if _is_grid(scores):
+        from mechprobe.results import difficulty_of
+
+        results.append(difficulty_of(scores, calibration=calibration, method=method, flip=flip,
+                                     centre=centre, seed=seed))  # fmt: skip
+    if ablate:
+        results.append(mechprobe.ablate_heads(loaded, questions, found.heads, controls=ablate,
+                                              seed=seed, progress=not json))  # fmt: skip
+    if traits:
+        results.append(mechprobe.describe_heads(loaded, task=questions.sample(
+            min(len(questions), 32), seed=seed), seed=seed, progress=not json))  # fmt: skip
+    if html is not None:
+        mechprobe.write_report(results, html, title=f"mechprobe heads: {questions.name}")
+    _show(found, scores, results[2:], json=json)
+    for path in (out, html):
+        if path is not None and not json:
+            say(f"written to {path}")
+
+
+def _task(
+    name: str, format: str | None, n: int, steps: str, distractors: str, options: int,
+    seed: int, *, extra: bool,
+) -> "Task":  # fmt: skip
+    from mechprobe import tasks
+
+    if name == "ontology":
+        grid = _numbers("--steps", steps), _numbers("--distractors", distractors)
+        even = 2 * len(grid[0]) * len(grid[1])
+        return tasks.ontology(-(-n // even) * even, *grid, seed=seed)
+    if name == "select_and_copy":
+        return tasks.select_and_copy(n, options, seed=seed, extra_options=extra)
+    known: Any = format
+    task = tasks.load(name, known, extra_options=extra)
+    return task.sample(n, seed=seed) if n < len(task) else task
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    """Read "3" or "1-5"."""
+    ends = text.split("-")
+    if not 1 <= len(ends) <= 2 or not all(x.strip().isdigit() for x in ends):
+        msg = f"{option} {text!r} is neither a number nor a range such as 1-5."
+        raise ValueError(msg)
+    found = list(range(int(ends[0]), int(ends[-1]) + 1))
+    if not found:
+        msg = f"{option} {text!r} is an empty range; write the smaller number first."
+        raise ValueError(msg)
+    return found
+
+
+def _is_grid(scores: "HeadScores") -> bool:
+    steps, distractors = scores.data["steps"].values, scores.data["distractors"].values
+    several = len(set(zip(steps.tolist(), distractors.tolist(), strict=True))) > 1
+    return several and bool((steps >= 0).all())
+
+
+def _show(
+    found: "HeadSelection", scores: "HeadScores", more: "list[Result]", *, json: bool
+) -> None:
+    if json:
+        say(found.to_json())
+        return
+    print_table(found.headline(), found.summary())
+    print_table("the model's own answers", scores.baseline())
+    audit = scores.data[["shortcut_accuracy", "shortcut_low", "shortcut_high"]].to_dataframe()
+    print_table("what shortcuts alone score (fitted on one half, tested on the other)",
+                audit.round(3))  # fmt: skip
+    for result in more:
+        print_table(type(result).__name__, result.summary())

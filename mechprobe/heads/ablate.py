@@ -1,0 +1,250 @@
+"""Is a head causal? Take it away, and compare with taking away other heads of the same layers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mechprobe.heads.answers import (
+    AnswerReader,
+    Answers,
+    Edits,
+    better_spelling,
+    choices,
+    group_codes,
+    margins,
+)
+from mechprobe.heads.places import places
+from mechprobe.models import Batch, Model, batches, describe, model_name, require_model, run
+from mechprobe.models.protocol import Edit, Sink
+from mechprobe.provenance import Stopwatch
+from mechprobe.results import HeadAblation, ablation_of
+from mechprobe.tasks import Task
+
+How = Literal["zero", "mean", "resample"]
+Head = tuple[int, int]
+
+
+def ablate_heads(
+    model: Model,
+    task: Task,
+    heads: Sequence[Head],
+    *,
+    how: How = "mean",
+    controls: int = 5,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> HeadAblation:
+    r"""Answer a task with some heads taken away, against random heads of the same layers.
+
+    The output ``hook_z`` of each head is replaced at every position: by zero, by its mean over all
+    tokens of the task, or by what it was in another example (the same distance from the end).
+    Other heads may take over (self-repair), so that a small effect does not prove a head idle.
+
+    Args:
+        model: A TransformerLens model with a tokenizer.
+        task: The questions.
+        heads: ``(layer, head)`` to take away, all at once; ``selection.heads`` for instance.
+        how: ``"mean"``, ``"zero"`` or ``"resample"``.
+        controls: Random sets of heads, each with as many heads of each layer, none of them chosen.
+        seed: Of controls, donors and intervals.
+        batch_size: Prompts per forward pass; bounded by their tokens by default.
+        progress: Show a bar.
+
+    Returns:
+        Accuracy and logit difference (right answer less the best other) intact, ablated and for
+        each control, with intervals grouped by context, and paired differences to intact.
+
+    Raises:
+        ValueError: No head, a head twice or out of range, ``how`` unknown, fewer than 0 controls,
+            a layer without enough other heads for a control, one example only to resample from.
+        NotImplementedError: Changing ``hook_z`` changes nothing in this model.
+        TypeError: ``model`` is no TransformerLens model.
+
+    Example:
+        >>> from mechprobe import tasks
+        >>> task = tasks.select_and_copy(4, options=2, seed=0)
+        >>> found = ablate_heads(task_model, task, [(1, 2)], controls=1, progress=False)
+        >>> found.data.condition.values.tolist()
+        ['intact', 'ablated', 'control 1']
+
+    Source: Tulchinskii et al. 2024 (arXiv 2410.02343), ablation of select-and-copy heads; McGrath
+    et al. 2023 (arXiv 2307.15771) on self-repair.
+    """
+    watch = Stopwatch()
+    require_model(model)
+    chosen = require_heads(model, heads)
+    if how not in get_args(How):
+        msg = f"how={how!r} is unknown; choose from {', '.join(get_args(How))}."
+        raise ValueError(msg)
+    if how == "resample" and len(task) < 2:
+        msg = f"how='resample' takes values from another example, and {task.name!r} has only one."
+        raise ValueError(msg)
+    drawn = control_heads(model, chosen, controls, seed)
+    conditions: dict[str, list[Head]] = {"intact": [], "ablated": chosen, **drawn}
+    found = places(model, task, "candidate", None, "space")
+    reader = AnswerReader(model, found)
+    right = np.array([e.answer for e in task], np.int64)
+    from tqdm.auto import tqdm
+
+    total = len(task) * len(conditions)
+    with tqdm(total=total, desc="ablation", unit="prompt", disable=not progress,
+              leave=False) as bar:  # fmt: skip
+        replacement = _Replacement(model, [p.ids for p in found], how, seed)
+        replacement.prepare(
+            sorted({x for some in conditions.values() for x, _ in some}), batch_size
+        )
+        answers = {
+            name: reader.read(replacement.edits(some) if some else None, batch_size=batch_size,
+                              done=bar.update)
+            for name, some in conditions.items()
+        }  # fmt: skip
+    require_effect(model, "hook_z", answers)
+    best = better_spelling(answers["intact"], right)
+    log_probs = [a[..., best] for a in answers.values()]
+    arguments = {"task": task.name, "task_notes": task.notes, "heads": [list(h) for h in chosen],
+                 "how": how, "controls": controls, "batch_size": batch_size}  # fmt: skip
+    record = watch.record("ablate_heads", arguments, describe(model), task.digest(), seed=seed)
+    return ablation_of(
+        np.stack([choices(a) == right for a in log_probs]),
+        np.stack([margins(a, right) for a in log_probs]),
+        group_codes(task), conditions, record, seed=seed,
+    )  # fmt: skip
+
+
+def require_heads(model: Model, heads: Sequence[Head]) -> list[Head]:
+    """Return the heads, in order.
+
+    Raises:
+        ValueError: None, one twice, or one that the model does not have.
+    """
+    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    chosen = sorted((int(layer), int(head)) for layer, head in heads)
+    if not chosen or len(set(chosen)) < len(chosen):
+        msg = f"heads={heads!r}: give each (layer, head) once, at least one."
+        raise ValueError(msg)
+    outside = [(x, h) for x, h in chosen if not (0 <= x < n_layers and 0 <= h < n_heads)]
+    if outside:
+        msg = (
+            f"head {outside[0]} does not exist: layers are 0..{n_layers - 1}, heads "
+            f"0..{n_heads - 1}, in the order (layer, head)."
+        )
+        raise ValueError(msg)
+    return chosen
+
+
+def control_heads(
+    model: Model, chosen: Sequence[Head], controls: int, seed: int
+) -> dict[str, list[Head]]:
+    """Draw sets of heads with as many of each layer as ``chosen``, and none of it."""
+    if controls < 0:
+        msg = f"controls={controls}; give 0 or more."
+        raise ValueError(msg)
+    rng = np.random.default_rng(seed)
+    n_heads = int(model.cfg.n_heads)
+    per_layer = {layer: [h for x, h in chosen if x == layer] for layer, _ in chosen}
+    out: dict[str, list[Head]] = {}
+    for i in range(1, controls + 1):
+        drawn: list[Head] = []
+        for layer, own in per_layer.items():
+            others = [h for h in range(n_heads) if h not in own]
+            if len(others) < len(own):
+                msg = (
+                    f"{len(own)} of the {n_heads} heads of layer {layer} are chosen; too few are "
+                    "left for a control of the same size. Choose fewer, or controls=0."
+                )
+                raise ValueError(msg)
+            drawn += [(layer, int(h)) for h in rng.choice(others, len(own), replace=False)]
+        out[f"control {i}"] = sorted(drawn)
+    return out
+
+
+def require_effect(model: Model, hook: str, answers: Mapping[str, Answers]) -> None:
+    """Refuse where no edit of any condition moved anything: the model ignores the hook."""
+    intact, *others = answers.values()
+    if others and all(np.array_equal(intact, a, equal_nan=True) for a in others):
+        msg = (
+            f"changing {hook} changes nothing in {model_name(model)}: what its hook returns is not "
+            "what the model goes on with."
+        )
+        raise NotImplementedError(msg)
+
+
+class _Replacement:
+    """What takes the place of a head's output.
+
+    Donors are run batch by batch, so that memory is bounded by the micro-batch.
+    """
+
+    def __init__(self, model: Model, ids: list[list[int]], how: How, seed: int) -> None:
+        self._model, self._ids, self._how = model, ids, how
+        order = np.random.default_rng(seed).permutation(len(ids))
+        # Around a random circle: nobody is its own donor.
+        self._donor = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
+        self._mean: dict[int, Tensor] = {}
+
+    def prepare(self, layers: Sequence[int], batch_size: int | None) -> None:
+        """Take the mean over all tokens of the task, where that is what is asked for."""
+        if self._how != "mean":
+            return
+        for batch in batches(self._model, self._ids, batch_size):
+            for layer, z in self._outputs(batch, layers).items():
+                real = batch.mask if batch.mask is not None else torch.ones_like(batch.ids)
+                sums = (z.double() * real[..., None, None].to(z.device)).sum((0, 1))
+                self._mean[layer] = self._mean.get(layer, 0.0) + sums
+        n_tokens = sum(map(len, self._ids))
+        self._mean = {layer: sums / n_tokens for layer, sums in self._mean.items()}
+
+    def edits(self, heads: Sequence[Head]) -> Edits:
+        """Return what changes ``heads`` in a micro-batch."""
+        per_layer = {layer: [h for x, h in heads if x == layer] for layer, _ in heads}
+
+        def of(batch: Batch) -> dict[str, Edit]:
+            donors = self._donors(batch, list(per_layer)) if self._how == "resample" else {}
+            return {
+                f"blocks.{layer}.attn.hook_z": self._edit(layer, own, donors.get(layer))
+                for layer, own in per_layer.items()
+            }
+
+        return of
+
+    def _edit(self, layer: int, heads: list[int], donor: Tensor | None) -> Edit:
+        def change(z: Tensor) -> Tensor:
+            z = z.clone()
+            if donor is not None:
+                z[:, :, heads] = donor[:, :, heads].to(z)
+            elif layer in self._mean:
+                z[:, :, heads] = self._mean[layer][heads].to(z)
+            else:
+                z[:, :, heads] = 0.0
+            return z
+
+        return change
+
+    def _donors(self, batch: Batch, layers: Sequence[int]) -> dict[int, Tensor]:
+        """Return outputs of each prompt's donor, moved so that both end together."""
+        index = [self._donor[i] for i in batch.index]
+        n_pos = batch.ids.shape[1]
+        out: dict[int, Tensor] = {}
+        for row, i in enumerate(index):
+            ids = torch.tensor([self._ids[i]], device=batch.ids.device)
+            length = len(self._ids[batch.index[row]])
+            # Positions before the donor's first take its first.
+            at = (torch.arange(n_pos) + ids.shape[1] - length).clamp(0, ids.shape[1] - 1)
+            for layer, z in self._outputs(Batch([i], ids, None), layers).items():
+                moved = z[0, at.to(z.device)]
+                out.setdefault(layer, moved.new_zeros(len(index), *moved.shape))[row] = moved
+        return out
+
+    def _outputs(self, batch: Batch, layers: Sequence[int]) -> dict[int, Tensor]:
+        kept: dict[int, Tensor] = {}
+
+        def sink(layer: int) -> Sink:
+            return lambda z: kept.__setitem__(layer, z)
+
+        names = {f"blocks.{layer}.attn.hook_z": sink(layer) for layer in layers}
+        run(self._model, batch.ids, names, mask=batch.mask)
+        return kept

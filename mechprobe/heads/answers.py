@@ -1,0 +1,115 @@
+"""The model's own answer to a task, as it is and with some of its heads changed."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mechprobe.heads.places import SPELLINGS, Place
+from mechprobe.heads.rows import keep_at, last_resid
+from mechprobe.models import Batch, Model, batches, model_name, run, unembedding
+from mechprobe.models.protocol import Edit
+from mechprobe.tasks import Task
+
+Answers = npt.NDArray[np.float64]
+# An edit of one micro-batch, for which it is made: its prompts, and the batch.
+Edits = Callable[[Batch], Mapping[str, Edit]]
+
+
+class AnswerReader:
+    """Log-probabilities of the candidates at the last prompt token.
+
+    The read-out path is compared with the model's own logits once, at the first batch.
+
+    Args:
+        model: Checked by ``require_model``.
+        found: Tokens of every example.
+    """
+
+    def __init__(self, model: Model, found: list[Place]) -> None:
+        self.model, self.found = model, found
+        self._path = unembedding(model)
+        self._proved = False
+
+    def read(self, edits: Edits | None = None, *, batch_size: int | None = None,
+             done: Callable[[int], object] = lambda n: n) -> Answers:  # fmt: skip
+        """Return log-probabilities (example, candidate, spelling).
+
+        Args:
+            edits: Makes the changes for each micro-batch; none by default.
+            batch_size: Prompts per forward pass.
+            done: Told how many prompts a batch held.
+        """
+        width = max(len(p.answers) for p in self.found)
+        out = np.full((len(self.found), width, len(SPELLINGS)), np.nan)
+        hook = last_resid(self.model)
+        for batch in batches(self.model, [p.ids for p in self.found], batch_size):
+            kept: dict[int, Tensor] = {}
+            ends = torch.tensor([len(self.found[i].ids) - 1 for i in batch.index])
+            edit = edits(batch) if edits else None
+            keep = keep_at(kept, 0, ends)
+            run(self.model, batch.ids, {hook: keep}, edit=edit, mask=batch.mask)
+            self.fill(out, batch.index, self.log_probs(kept[0], batch))
+            done(len(batch.index))
+        return out
+
+    def fill(self, out: Answers, index: list[int], log_probs: Tensor) -> None:
+        """Put the candidates' log-probabilities of a batch into ``out``."""
+        for row, i in enumerate(index):
+            for c, answer in enumerate(self.found[i].answers):
+                for s, spelling in enumerate(SPELLINGS):
+                    if answer[spelling] >= 0:
+                        out[i, c, s] = float(log_probs[row, answer[spelling]])
+
+    def log_probs(self, resid: Tensor, batch: Batch) -> Tensor:
+        """Return log-probabilities of all ids from last residuals.
+
+        Raises:
+            ValueError: Our read-out path is not the model's.
+        """
+        if not self._proved:
+            self._prove(batch.ids[:1])
+        exact = torch.promote_types(self._path.W_U.dtype, torch.float32)
+        return self._path.logits(resid).to(exact).log_softmax(-1).cpu()
+
+    def _prove(self, ids: Tensor) -> None:
+        kept: dict[int, Tensor] = {}
+        keep = keep_at(kept, 0, torch.tensor([ids.shape[1] - 1]))
+        own = run(self.model, ids, {last_resid(self.model): keep}, logits="last").logits
+        assert own is not None
+        own = own[:, -1].to(self._path.W_U.device)
+        self._path.require_identity(kept[0], own, model_name(self.model))
+        self._proved = True
+
+
+def better_spelling(answers: Answers, right: npt.NDArray[np.int64]) -> int:
+    """Return the index of the spelling in which the model answers better (a tie: with a space)."""
+    hits = [choices(answers[..., s]) == right for s in range(len(SPELLINGS))]
+    # A spelling in which some candidate is no single token cannot answer every question.
+    exists = ~np.isnan(answers).all(-1)
+    known = [not np.isnan(answers[exists, s]).any() for s in range(len(SPELLINGS))]
+    return int(np.argmax([h.mean() if k else -1.0 for h, k in zip(hits, known, strict=True)]))
+
+
+def choices(log_probs: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Return the most likely candidate of each example; missing ones are never chosen."""
+    return np.where(np.isnan(log_probs), -np.inf, log_probs).argmax(1)
+
+
+def margins(log_probs: npt.NDArray[np.float64], right: npt.NDArray[np.int64]) -> Answers:
+    """Return the logit of the right answer less that of the best other one."""
+    z = np.where(np.isnan(log_probs), -np.inf, log_probs)
+    own = np.take_along_axis(z, right[:, None], 1)[:, 0]
+    others = z.copy()
+    np.put_along_axis(others, right[:, None], -np.inf, 1)
+    return own - others.max(1)
+
+
+def group_codes(task: Task) -> npt.NDArray[np.int64]:
+    """Return the group of each example as a number, in the order of their first examples."""
+    # An example without a group shares nothing with others.
+    groups = [e.group or f"\0{i}" for i, e in enumerate(task)]
+    codes = {g: i for i, g in enumerate(dict.fromkeys(groups))}
+    return np.array([codes[g] for g in groups], np.int64)

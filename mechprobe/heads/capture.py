@@ -1,0 +1,266 @@
+"""Scores of all heads for a micro-batch, keeping only the vectors that a score needs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechprobe.heads.places import Place, Spelling
+from mechprobe.heads.rows import at_row, keep_at, last_resid
+from mechprobe.kernels.alignment import (
+    attention_logits,
+    attention_weights,
+    cosine_alignment,
+    qk_alignment,
+)
+from mechprobe.models import AttentionPath, Batch, run, takes_positions
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPlaces:
+    """Key tokens as arrays.
+
+    Attributes:
+        at: Positions; candidates that share their key tokens are one.
+        weight: One over the number of tokens of a candidate; 0 for padding.
+    """
+
+    at: Int[Tensor, "row candidate token"]
+    weight: Float[Tensor, "row candidate token"]
+
+    def rows(self, index: Tensor) -> "KeyPlaces":
+        """Return the keys of some rows, with repetitions."""
+        return KeyPlaces(self.at[index], self.weight[index])
+
+
+def key_places(places: Sequence[Place], device: torch.device) -> KeyPlaces:
+    """Return the key tokens of a batch, padded to a rectangle."""
+    n_candidates = max(len(p.keys) for p in places)
+    n_tokens = max(len(tokens) for p in places for tokens in p.keys)
+    at = torch.zeros(len(places), n_candidates, n_tokens, dtype=torch.long)
+    weight = torch.zeros(len(places), n_candidates, n_tokens, dtype=torch.float64)
+    for i, place in enumerate(places):
+        for c, tokens in enumerate(place.keys):
+            at[i, c, : len(tokens)] = torch.tensor(tokens)
+            weight[i, c, : len(tokens)] = 1.0 / len(tokens)
+    return KeyPlaces(at.to(device), weight.to(device, torch.float32))
+
+
+@dataclass(frozen=True)
+class HeadReader:
+    """Reads the scores of all heads.
+
+    Attributes:
+        path: How to read this model.
+        layers: Layers to read.
+        spelling: How candidates are spelled behind the prompt.
+    """
+
+    path: AttentionPath
+    layers: list[int]
+    spelling: Spelling
+
+    def last(
+        self, batch: Batch, places: Sequence[Place]
+    ) -> tuple[Float[Tensor, "row candidate layer n_heads"], Tensor]:
+        """Score options in the keys by the query of the last prompt token: one pass.
+
+        Returns:
+            Scores, NaN for candidates that an example does not have, and the last ``resid_post``
+            at every prompt's last token.
+        """
+        keys = key_places(places, batch.ids.device)
+        ends = torch.tensor([len(p.ids) - 1 for p in places], device=batch.ids.device)
+        return self._rows(batch.ids, batch.mask, ends, keys, ends)
+
+    def full(
+        self, batch: Batch, places: Sequence[Place]
+    ) -> tuple[Float[Tensor, "row candidate layer n_heads"], Tensor]:
+        """Score candidates in the query by running every whole text.
+
+        For models that cannot continue from a padded cache; ``branched`` gives the same.
+
+        Returns:
+            Scores, NaN for candidates that an example does not have, and the last ``resid_post``
+            at every prompt's last token.
+        """
+        device = batch.ids.device
+        owner, candidate, tokens = self._answers(places, device)
+        ends = torch.tensor([len(p.ids) for p in places], device=device)[owner]
+        ids = torch.cat([batch.ids, batch.ids[:, -1:]], dim=1)[owner]
+        ids[torch.arange(len(owner), device=device), ends] = tokens
+        pos = torch.arange(ids.shape[1], device=device)
+        mask = (pos <= ends[:, None]).long()
+        keys = _per_candidate(key_places(places, device), owner, candidate)
+        scores, resid = self._rows(ids, None if bool(mask.all()) else mask, ends, keys, ends - 1)
+        out = self._empty(places, device)
+        out[owner, candidate] = scores[:, 0]
+        return out, resid[candidate == 0]
+
+    def branched(
+        self, batch: Batch, places: Sequence[Place]
+    ) -> tuple[Float[Tensor, "row candidate layer n_heads"], Tensor]:
+        """Score candidates in the query: the prompt once, then one token for each candidate.
+
+        Returns:
+            As ``full``.
+        """
+        device = batch.ids.device
+        model, keys = self.path.model, key_places(places, device)
+        lengths = torch.tensor([len(p.ids) for p in places], device=device)
+        kept: dict[int, Tensor] = {}
+        resid: dict[int, Tensor] = {}
+        capture = self._captures(lambda layer: self._key_sink(kept, layer, keys))
+        if self.path.score == "attention":
+            capture.clear()  # weights are read in the branches
+        capture[last_resid(model)] = keep_at(resid, 0, lengths - 1)
+        prompt = run(model, batch.ids, capture, mask=batch.mask, keep_cache=True)
+        owner, candidate, tokens = self._answers(places, device)
+        prompt.cache.batch_select_indices(owner)
+        n_candidates, total = int(candidate.max()) + 1, batch.ids.shape[1] + 1
+        out = self._empty(places, device)
+
+        def sink(i: int, layer: int) -> Callable[[Tensor], None]:
+            def take(activation: Tensor) -> None:
+                if self.path.score == "attention":
+                    own = _per_candidate(keys, owner, candidate)
+                    # A sliding window keeps the last tokens only.
+                    gone = total - activation.shape[-1]
+                    picked = _pattern_at(activation, torch.zeros_like(owner), own, gone)
+                    found = attention_weights(picked, own.weight.to(picked.device))[:, 0]
+                    out[owner, candidate, i] = found.to(out)
+                    return
+                q = self.path.at(self.path.queries(activation), lengths[owner][:, None])[:, 0]
+                branches = q.new_zeros(len(places), n_candidates, *q.shape[1:])
+                branches[owner, candidate] = q
+                found = self._score(layer, branches, kept.pop(layer), keys.weight)
+                out[owner, candidate, i] = found[owner, candidate].to(out)
+
+            return take
+
+        hook = "hook_pattern" if self.path.score == "attention" else self.path.q_hook
+        queries = {self.path.name(x, hook): sink(i, x) for i, x in enumerate(self.layers)}
+        mask = None
+        if batch.mask is not None:
+            mask = torch.cat([batch.mask[owner], batch.mask.new_ones(len(owner), 1)], dim=1)
+        positions = lengths[owner][:, None] if takes_positions(model) else None
+        run(
+            model, tokens[:, None], queries, mask=mask, positions=positions, cache=prompt.cache,
+            keep_cache=True,
+        )  # fmt: skip
+        return out, resid[0]
+
+    def _rows(
+        self,
+        ids: Tensor,
+        mask: Tensor | None,
+        query_at: Int[Tensor, " row"],
+        keys: KeyPlaces,
+        resid_at: Int[Tensor, " row"],
+    ) -> tuple[Tensor, Tensor]:
+        """Score one query per row against the row's keys, in one pass."""
+        shape = (*keys.at.shape[:2], len(self.layers), self.path.n_heads)
+        out = torch.full(shape, torch.nan, device=ids.device)
+        kept: dict[int, Tensor] = {}
+        resid: dict[int, Tensor] = {}
+
+        def sink(i: int, layer: int) -> Callable[[Tensor], None]:
+            def take(activation: Tensor) -> None:
+                if self.path.score == "attention":
+                    picked = _pattern_at(activation, query_at, keys)
+                    out[:, :, i] = attention_weights(picked, keys.weight.to(picked.device)).to(out)
+                    return
+                q = at_row(self.path.queries(activation), query_at)[:, None]
+                kept[-1 - layer] = self.path.at(q, query_at[:, None])
+                finish(i, layer)
+
+            return take
+
+        def finish(i: int, layer: int) -> None:
+            # Whichever of query and key comes by first waits for the other.
+            if layer in kept and -1 - layer in kept:
+                q, k = kept.pop(-1 - layer), kept.pop(layer)
+                out[:, :, i] = self._score(layer, q, k, keys.weight).to(out)
+
+        def key_sink(i: int, layer: int) -> Callable[[Tensor], None]:
+            take = self._key_sink(kept, layer, keys)
+
+            def take_and_finish(activation: Tensor) -> None:
+                take(activation)
+                finish(i, layer)
+
+            return take_and_finish
+
+        index = {layer: i for i, layer in enumerate(self.layers)}
+        capture: dict[str, Callable[[Tensor], None]]
+        if self.path.score == "attention":
+            capture = self._captures(lambda x: sink(index[x], x), "hook_pattern")
+        else:
+            capture = self._captures(lambda x: key_sink(index[x], x))
+            capture |= self._captures(lambda x: sink(index[x], x), self.path.q_hook)
+        capture[last_resid(self.path.model)] = keep_at(resid, 0, resid_at)
+        run(self.path.model, ids, capture, mask=mask)
+        out[keys.weight.sum(-1) == 0] = torch.nan  # candidates that an example does not have
+        return out, resid[0]
+
+    def _captures(
+        self, sink: Callable[[int], Callable[[Tensor], None]], hook: str = ""
+    ) -> dict[str, Callable[[Tensor], None]]:
+        return {self.path.name(x, hook or self.path.k_hook): sink(x) for x in self.layers}
+
+    def _key_sink(
+        self, kept: dict[int, Tensor], layer: int, keys: KeyPlaces
+    ) -> Callable[[Tensor], None]:
+        def take(activation: Tensor) -> None:
+            heads = self.path.keys(activation)
+            at = keys.at.flatten(1).to(heads.device)
+            row = torch.arange(len(at), device=heads.device)[:, None]
+            picked = self.path.at(heads[row, at], at)
+            kept[layer] = picked.unflatten(1, keys.at.shape[1:])
+
+        return take
+
+    def _score(self, layer: int, q: Tensor, k: Tensor, weight: Tensor) -> Tensor:
+        weight = weight.to(k.device)
+        if self.path.score == "cosine":
+            return cosine_alignment(q, k, weight)
+        if self.path.score == "rotated":
+            return attention_logits(q, k, weight, self.path.scale(layer), self.path.soft_cap())
+        return qk_alignment(q, k, weight)
+
+    def _answers(
+        self, places: Sequence[Place], device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (example, candidate, token) of every candidate of a batch."""
+        rows = [
+            (i, c, answer[self.spelling])
+            for i, place in enumerate(places)
+            for c, answer in enumerate(place.answers)
+        ]
+        owner, candidate, tokens = torch.tensor(rows, device=device).T
+        return owner, candidate, tokens
+
+    def _empty(self, places: Sequence[Place], device: torch.device) -> Tensor:
+        n_candidates = max(len(p.answers) for p in places)
+        shape = (len(places), n_candidates, len(self.layers), self.path.n_heads)
+        return torch.full(shape, torch.nan, device=device)
+
+
+def _pattern_at(pattern: Tensor, query_at: Tensor, keys: KeyPlaces, gone: int = 0) -> Tensor:
+    """Pick ``[row, candidate, head, token]`` of a pattern ``[row, head, query, key]``.
+
+    To the first ``gone`` tokens, which the pattern has no columns for, no attention is paid.
+    """
+    row = torch.arange(len(query_at), device=pattern.device)
+    of_query = pattern[row, :, query_at.to(pattern.device)]
+    at = keys.at.to(pattern.device) - gone
+    picked = of_query[row[:, None, None], :, at.clamp(min=0)] * (at >= 0)[..., None]
+    return picked.movedim(-1, 2)
+
+
+def _per_candidate(keys: KeyPlaces, owner: Tensor, candidate: Tensor) -> KeyPlaces:
+    """Return keys with one row per (example, candidate)."""
+    own = candidate if keys.at.shape[1] > 1 else torch.zeros_like(candidate)
+    return KeyPlaces(keys.at[owner, own][:, None], keys.weight[owner, own][:, None])

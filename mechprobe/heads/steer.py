@@ -1,0 +1,159 @@
+"""Is a head sufficient? Turn its attention toward an option, and see whether the answer follows."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mechprobe.heads.ablate import Head, control_heads, require_effect, require_heads
+from mechprobe.heads.answers import (
+    AnswerReader,
+    Answers,
+    Edits,
+    better_spelling,
+    choices,
+    group_codes,
+)
+from mechprobe.heads.capture import key_places
+from mechprobe.heads.places import Key, Place, places
+from mechprobe.models import Batch, Model, describe, require_model
+from mechprobe.models.protocol import Edit
+from mechprobe.provenance import Stopwatch
+from mechprobe.results import HeadSteering, steering_of
+from mechprobe.tasks import Task
+
+
+def steer_heads(
+    model: Model,
+    task: Task,
+    heads: Sequence[Head],
+    *,
+    strengths: Sequence[float] = (0.0, 2.0, 4.0, 8.0),
+    key: Key = "end_of_line",
+    controls: int = 5,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> HeadSteering:
+    r"""Bias the attention of some heads toward a random option, against random heads.
+
+    At the last prompt token, every chosen head's attention is re-weighted,
+
+    .. math:: a'_t \propto a_t \, e^{\beta [t \in T]}
+
+    which adds :math:`\beta` to its attention scores at the tokens :math:`T` of one wrong option,
+    drawn at random for each question.
+
+    Args:
+        model: A TransformerLens model with a tokenizer.
+        task: Multiple-choice questions.
+        heads: ``(layer, head)`` to steer, all at once.
+        strengths: :math:`\beta`, each; 0 is the model as it is.
+        key: Tokens of the option to attend to, as in ``qk_scores``.
+        controls: Random sets of heads of the same layers.
+        seed: Of options, controls and intervals.
+        batch_size: Prompts per forward pass; bounded by their tokens by default.
+        progress: Show a bar.
+
+    Returns:
+        How often the model chose the option steered to, by strength, for the heads and controls.
+
+    Raises:
+        ValueError: A task without options, no head, one out of range, strengths that are negative
+            or do not ascend.
+        NotImplementedError: Changing ``hook_pattern`` changes nothing in this model.
+        TypeError: ``model`` is no TransformerLens model.
+
+    Example:
+        >>> from mechprobe import tasks
+        >>> task = tasks.select_and_copy(4, options=3, seed=0)
+        >>> found = steer_heads(task_model, task, [(0, 1)], controls=0, progress=False)
+        >>> found.data.strength.values.tolist()
+        [0.0, 2.0, 4.0, 8.0]
+
+    Source: Zhang et al. 2023 (arXiv 2311.02262), attention steering.
+    """
+    watch = Stopwatch()
+    require_model(model)
+    chosen = require_heads(model, heads)
+    known = bool(strengths) and bool(np.isfinite(strengths).all()) and strengths[0] >= 0
+    if not known or list(strengths) != sorted(set(strengths)):
+        msg = f"strengths={list(strengths)}; give at least one, ascending, finite, each 0 or more."
+        raise ValueError(msg)
+    found = places(model, task, "last", key, "space")
+    right = np.array([e.answer for e in task], np.int64)
+    target = _targets([len(e.candidates) for e in task], right, seed)
+    steered = [Place(p.ids, p.answers, [p.keys[t]]) for p, t in zip(found, target, strict=True)]
+    conditions = {"heads": chosen, **control_heads(model, chosen, controls, seed)}
+    reader = AnswerReader(model, found)
+    from tqdm.auto import tqdm
+
+    n_runs = 1 + sum(b > 0 for b in strengths) * len(conditions)
+    with tqdm(total=n_runs * len(task), desc="steering", unit="prompt", disable=not progress,
+              leave=False) as bar:  # fmt: skip
+        plain = reader.read(batch_size=batch_size, done=bar.update)
+        answers: dict[tuple[str, float], Answers] = {
+            (name, float(b)): reader.read(_edits(steered, some, b), batch_size=batch_size,
+                                          done=bar.update) if b > 0 else plain
+            for name, some in conditions.items()
+            for b in strengths
+        }  # fmt: skip
+    if any(b > 0 for b in strengths):
+        moved = {f"{n} {b}": a for (n, b), a in answers.items() if b > 0}
+        require_effect(model, "hook_pattern", {"intact": plain, **moved})
+    best = better_spelling(plain, right)
+    followed = [
+        [choices(answers[name, float(b)][..., best]) == target for b in strengths]
+        for name in conditions
+    ]
+    arguments = {"task": task.name, "task_notes": task.notes, "heads": [list(h) for h in chosen],
+                 "strengths": list(strengths), "key": key, "controls": controls,
+                 "batch_size": batch_size}  # fmt: skip
+    record = watch.record("steer_heads", arguments, describe(model), task.digest(), seed=seed)
+    chance = float(np.mean([1 / len(e.candidates) for e in task]))
+    return steering_of(
+        np.array(followed), group_codes(task), np.array(strengths, np.float64), conditions, record,
+        chance=chance, seed=seed,
+    )  # fmt: skip
+
+
+def _targets(n_options: Sequence[int], right: npt.NDArray[np.int64], seed: int) -> list[int]:
+    """Draw a wrong option for every question."""
+    rng = np.random.default_rng(seed)
+    wrong = [
+        [c for c in range(n) if c != a] for n, a in zip(n_options, right.tolist(), strict=True)
+    ]
+    return [int(rng.choice(some)) for some in wrong]
+
+
+def _edits(steered: Sequence[Place], heads: Sequence[Head], strength: float) -> Edits:
+    per_layer = {layer: [h for x, h in heads if x == layer] for layer, _ in heads}
+
+    def of(batch: Batch) -> dict[str, Edit]:
+        here = [steered[i] for i in batch.index]
+        keys = key_places(here, batch.ids.device)
+        ends = torch.tensor([len(p.ids) - 1 for p in here])
+        toward = torch.zeros(len(here), batch.ids.shape[1], device=batch.ids.device)
+        toward.scatter_add_(1, keys.at[:, 0], (keys.weight[:, 0] > 0).float())
+        bias = strength * toward.clamp(max=1)
+
+        def edit(own: list[int]) -> Edit:
+            def change(pattern: Tensor) -> Tensor:
+                pattern = pattern.clone()
+                row = torch.arange(len(here), device=pattern.device)[:, None]
+                at = ends.to(pattern.device)[:, None]
+                head = torch.tensor(own, device=pattern.device)[None]
+                a = pattern[row, head, at].to(torch.promote_types(pattern.dtype, torch.float32))
+                # What an attention sink takes stays in the denominator.
+                rest = (1.0 - a.sum(-1, keepdim=True)).clamp(min=0)
+                scores = torch.cat([a.log() + bias[:, None].to(a), rest.log()], dim=-1)
+                pattern[row, head, at] = scores.softmax(-1)[..., :-1].to(pattern)
+                return pattern
+
+            return change
+
+        return {f"blocks.{x}.attn.hook_pattern": edit(own) for x, own in per_layer.items()}
+
+    return of
