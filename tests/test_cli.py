@@ -87,12 +87,12 @@ def test_heads_prints_head_model_and_shortcuts_together(
 
     out, html = tmp_path / "h.nc", tmp_path / "h.html"
     code = _run("heads", "--model", reader, "--task", "ontology", "--steps", "1-2",
-                "--distractors", "0", "--n", "22", "--ablate", "1", "--traits",
+                "--distractors", "0", "--n", "22", "--ablate", "1",
                 "--out", str(out), "--html", str(html))  # fmt: skip
     printed = capsys.readouterr().out
     assert code == 0
     for words in ("held-out examples, p = ", "model, ", "shortcut: ", "bag_of_words", "ablated",
-                  "induction", "Difficulty"):  # fmt: skip
+                  "Difficulty"):  # fmt: skip
         assert words in printed
     scores: Any = mp.load_result(out)
     assert scores.data.sizes["example"] == 24  # the next number that fills both cells evenly
