@@ -99,7 +99,7 @@ def null_figure(data: xr.Dataset, name: str) -> go.Figure:
         )
     )
     subtitle = f"{name}; the whole selection is repeated for every permutation"
-    styled(figure, f"Held-out accuracy against chance: p = {p:.3g}", subtitle, height=_HEIGHT)
+    styled(figure, f"Held-out accuracy against chance: p = {p:.2g}", subtitle, height=_HEIGHT)
     _finish(figure, "held-out accuracy", "share of permutations")
     figure.update_yaxes(tickformat=".0%")
     marks = [

@@ -127,7 +127,7 @@ class HeadSelection(Result):
         n, n_calibration = d.sizes["held_out"], int(d["n_calibration"])
         return (
             f"{self._names()}: {_shown(self._interval('accuracy'))} on {n} held-out examples, "
-            f"p = {self.p_value:.3g}; best of {n_heads} heads by chance {self.null_max:.2f} "
+            f"p = {self.p_value:.2g}; best of {n_heads} heads by chance {self.null_max:.2f} "
             f"(on {n_calibration} calibration examples); model {self.model_accuracy:.2f}, "
             f"calibrated {self.model_calibrated_accuracy:.2f}; best shortcut "
             f"{self.shortcut_accuracy:.2f} ({self.shortcut_name})"
@@ -187,7 +187,7 @@ class HeadSelection(Result):
                 accuracy=self.data["accuracy_calibration"], ceiling=self.data["null_max"]
             )
             lines = self.headline().split("; ")
-            subtitle = f"{lines[0]}<br>{'; '.join(lines[1:])}"
+            subtitle = "<br>".join([*lines[:2], "; ".join(lines[2:])])
             return maps.accuracy_map_figure(
                 data, "Calibration accuracy, chosen heads outlined", subtitle
             )
