@@ -22,7 +22,8 @@ from tests.tiny import save_tiny
 
 PROMPTS = [[5, 9, 100, 42, 7, 3, 250], [8, 8, 31], [77]]
 STREAMS = ("resid_post", "resid_mid", "attn_out", "mlp_out")
-# Largest difference of log-probabilities allowed, nats.
+SCORES = ("qk", "rotated", "cosine", "attention")
+# Largest difference allowed: log-probabilities in nats, scores of the largest score.
 TOLERANCE = 1e-4
 
 
@@ -30,7 +31,7 @@ def hooked(folder: Path, name: str, *, fold: bool) -> Any:
     """Build a ``HookedTransformer`` with the weights of a Hugging Face folder."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.pretrained import weight_conversions as convert
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     hf: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
     c = hf.config
@@ -52,7 +53,9 @@ def hooked(folder: Path, name: str, *, fold: bool) -> Any:
             normalization_type="LN", **shared,
         )  # fmt: skip
         state = convert.convert_gpt2_weights(hf, cfg)
-    model = HookedTransformer(cfg)
+    has_tokenizer = (folder / "tokenizer.json").exists()
+    tokenizer = AutoTokenizer.from_pretrained(folder) if has_tokenizer else None
+    model = HookedTransformer(cfg, tokenizer=tokenizer)
     model.load_and_process_state_dict(
         state, fold_ln=fold, center_writing_weights=False, center_unembed=False,
         fold_value_biases=False,
@@ -60,16 +63,21 @@ def hooked(folder: Path, name: str, *, fold: bool) -> Any:
     return model.eval()
 
 
+def models(weights: Path, name: str, *, tasks: bool = False) -> dict[str, Any]:
+    """Return every kind of model that this version can make of one set of weights."""
+    save_tiny(weights, name, tasks=tasks)
+    found = {"bridge": mp.load_model(weights, device="cpu")}
+    if metadata.version("transformer-lens").startswith("3."):
+        found["hooked"] = hooked(weights, name, fold=False)
+        found["folded"] = hooked(weights, name, fold=True)
+    return found
+
+
 def save(folder: Path) -> None:
     """Read every model this version has, and save the results."""
     version = metadata.version("transformer-lens")
     for name in ("llama", "gpt2"):
-        weights = save_tiny(folder / f"weights-{name}-{version}", name)
-        models = {"bridge": mp.load_model(weights, device="cpu")}
-        if version.startswith("3."):
-            models["hooked"] = hooked(weights, name, fold=False)
-            models["folded"] = hooked(weights, name, fold=True)
-        for kind, model in models.items():
+        for kind, model in models(folder / f"weights-{name}-{version}", name).items():
             for stream in STREAMS:
                 result = mp.logit_lens(
                     model, PROMPTS, positions=None, stream=stream, targets=[4], progress=False
@@ -77,6 +85,11 @@ def save(folder: Path) -> None:
                 result.save(folder / f"{name}-{stream}-{version}-{kind}.nc")
             said = mp.generate_with_lens(model, PROMPTS[0], max_new_tokens=6, progress=False)
             said.save(folder / f"{name}-generate-{version}-{kind}.nc")
+        for kind, model in models(folder / f"tasks-{name}-{version}", name, tasks=True).items():
+            for task in (mp.tasks.ontology(8, 2, 1), mp.tasks.select_and_copy(6, options=3)):
+                for score in SCORES:
+                    result = mp.qk_scores(model, task, score=score, progress=False)
+                    result.save(folder / f"{name}-{score}_{task.layout}-{version}-{kind}.nc")
     street = Path(os.environ.get("MECHPROBE_DATA", "../shared/data")) / "street_grid_6x6"
     if street.is_dir():
         _street(street, folder / f"street-resid_post-{version}-bridge.nc")
@@ -112,13 +125,19 @@ def compare(folder: Path) -> None:
         for path, other in zip(paths[1:], others, strict=True):
             difference = _difference(first, other, paths[0].name, path.name)
             worst = max(worst, difference)
-            print(f"{group:22} {paths[0].stem} ~ {path.stem}: {difference:.1e} nats")
-    print(f"largest difference {worst:.1e} nats, {TOLERANCE:g} allowed")
+            print(f"{group:22} {paths[0].stem} ~ {path.stem}: {difference:.1e}")
+    print(f"largest difference {worst:.1e}, {TOLERANCE:g} allowed")
     if not groups or not worst <= TOLERANCE:
         raise SystemExit(1)
 
 
 def _difference(a: Any, b: Any, a_name: str, b_name: str) -> float:
+    if "score" in a:
+        own = np.nanmax(np.abs(a["model_log_prob"].values - b["model_log_prob"].values))
+        scores = (
+            np.abs(a["score"].values - b["score"].values).max() / np.abs(a["score"].values).max()
+        )
+        return float(max(own, scores))
     valid = a["valid"].values
     if not np.array_equal(a["model_token"].values[..., 0], b["model_token"].values[..., 0]):
         raise SystemExit(f"{a_name} and {b_name} disagree on the model's own answer")
