@@ -80,7 +80,7 @@ def _through_norm(model: Any, resid: Tensor, direction: Tensor) -> Tensor:
     """Return the direction in the residual stream that the frozen final norm maps it from."""
     if "ln_final" not in model._modules:
         return direction
-    layer_norm = str(model.cfg.normalization_type).startswith("LN")  # LNPre: weights folded away
+    layer_norm = centres(model)
     normed = model.ln_final(resid[:, None])[:, 0] - _bias(model.ln_final, resid)
     centred = resid - resid.mean(-1, keepdim=True) if layer_norm else resid
     # Frozen, the norm is a factor per component (after centring): read it off its own output.
@@ -89,6 +89,11 @@ def _through_norm(model: Any, resid: Tensor, direction: Tensor) -> Tensor:
     return back - back.mean(-1, keepdim=True) if layer_norm else back
 
 
+def centres(model: Any) -> bool:
+    """Whether the model's norms take the mean away (LayerNorm, also with its weights folded)."""
+    return str(model.cfg.normalization_type).startswith("LN")
+
+
 def _bias(norm: Any, like: Tensor) -> Tensor:
-    found = [p for n, p in norm.named_parameters() if n.endswith(("bias", ".b"))]
+    found = [p for n, p in norm.named_parameters() if n.rsplit(".")[-1] in ("bias", "b")]
     return found[0].detach() if found else like.new_zeros(like.shape[-1])

@@ -32,6 +32,7 @@ from mechprobe.models import (
     takes_positions,
     window,
 )
+from mechprobe.models.prompts import TOKENS_PER_BATCH
 from mechprobe.provenance import Stopwatch
 from mechprobe.results import HeadScores
 from mechprobe.tasks import Task
@@ -170,6 +171,8 @@ def _read(
     branches = query == "candidate" and branching(model)
     read = reader.last if query == "last" else reader.branched if branches else reader.full
     prompts = [p.ids for p in found]
+    if query == "candidate" and batch_size is None:
+        batch_size = _prompts_per_batch(found, branches=branches)
     parts = batches(model, prompts, batch_size,
                     equal_lengths=branches and not _may_pad(model, prompts))  # fmt: skip
     answers = AnswerReader(model, found)
@@ -181,6 +184,16 @@ def _read(
             cells.score[batch.index, : scores.shape[1]] = scores.cpu().numpy()
             answers.fill(cells.own, batch.index, answers.log_probs(resid, batch))
             bar.update(len(here))
+
+
+def _prompts_per_batch(found: Sequence[Place], *, branches: bool) -> int | None:
+    """Return how many prompts fit when each takes its candidates along; None for as many as ever.
+
+    Every candidate holds a copy of its prompt's cache, or runs the whole text.
+    """
+    longest, width = max(len(p.ids) for p in found), max(len(p.answers) for p in found)
+    copies = max(1, width // 2) if branches else width
+    return max(1, TOKENS_PER_BATCH // (longest * copies)) if copies > 1 else None
 
 
 def _may_pad(model: Model, prompts: Sequence[Sequence[int]]) -> bool:

@@ -10,7 +10,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from mechprobe.heads.direct import direct_logits
+from mechprobe.heads.direct import centres, direct_logits
 from mechprobe.heads.retrieval import retrieval_scores
 from mechprobe.kernels.patterns import copying_score, mean_diagonal
 from mechprobe.models import Model, attention_path, describe, require_model, run, tokenizer_of
@@ -135,14 +135,19 @@ def _repeated(model: Model, length: int, n_sequences: int, seed: int) -> dict[st
 
 
 def _copying(model: Any) -> Map:
-    """Return OV copying scores, the norms' weights folded in as far as they are diagonal."""
+    """Return OV copying scores, with what is linear in the norms: weights, and taking the mean."""
     W_E, W_U = model.W_E.detach(), model.W_U.detach()
     final = _norm_weight(model.ln_final, W_U)
+    both = W_U.float() @ W_E.float()
+    if centres(model):
+        both = both - both.mean(1, keepdim=True)
     rows: list[Float[Tensor, " head"]] = []
     for layer, block in enumerate(model.blocks):
         first = _norm_weight(getattr(block, "ln1", None), W_U)
-        # eig(W_E D1 W_V W_O Df W_U): both diagonals belong to the product of W_U and W_E.
-        W_UE = final[:, None] * (W_U.float() @ W_E.float()) * first[None, :]
+        # eig(W_E C D1 W_V W_O C Df W_U): weights D and centring C go with the product of W_U, W_E.
+        W_UE = final[:, None] * both * first[None, :]
+        if centres(model):
+            W_UE = W_UE - W_UE.mean(0)
         rows.append(copying_score(model.W_V[layer].detach(), model.W_O[layer].detach(), W_UE))
     return torch.stack(rows).double().cpu().numpy()
 
@@ -150,8 +155,8 @@ def _copying(model: Any) -> Map:
 def _norm_weight(norm: Any, like: Tensor) -> Tensor:
     """Return a norm's weight, ones where it has none, with Gemma's 1 added where it is."""
     parameters = dict(norm.named_parameters()) if norm is not None else {}
-    weight = next((w.detach() for n, w in parameters.items() if n.endswith(("weight", ".w"))), None)
-    if weight is None:
+    names = [n for n in parameters if n.rsplit(".")[-1] in ("weight", "w")]
+    if not names:
         return torch.ones(like.shape[0], device=like.device)
     kind = type(getattr(norm, "original_component", norm)).__name__
-    return weight.float() + (1.0 if kind.startswith("Gemma") else 0.0)
+    return parameters[names[0]].detach().float() + (1.0 if kind.startswith("Gemma") else 0.0)

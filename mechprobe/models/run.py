@@ -1,7 +1,9 @@
 """The one way analyses run a model: capture what is needed, compute no logits nobody wants."""
 
 import inspect
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,7 +68,8 @@ def run(
 
     Raises:
         NotImplementedError: A hook named in ``capture`` or ``edit`` does not exist in this model,
-            or it keeps no cache and one was asked for.
+            or it does not go on with what an edit returns, or it keeps no cache and one was asked
+            for.
     """
     edits = edit or {}
     hooks = [(name, _as_hook(sink)) for name, sink in capture.items()]
@@ -78,7 +81,7 @@ def run(
             raise NotImplementedError(msg)
     W_U: Any = getattr(model, "W_U", None)
     path = "default" if W_U is None else fastest_gemm(W_U, ids.numel())
-    with gemm_path(path), model.hooks(fwd_hooks=hooks):
+    with gemm_path(path), model.hooks(fwd_hooks=hooks), _heeded(model, edits):
         if is_bridge(model):
             done = _run_bridge(model, ids, mask, positions, logits, cache, keep_cache)
         else:
@@ -101,6 +104,26 @@ def _as_edit(change: Edit) -> Any:
         return change(activation.detach())
 
     return hook_fn
+
+
+@contextmanager
+def _heeded(model: Model, edits: Mapping[str, Edit]) -> Iterator[None]:
+    """Refuse edits that TransformerLens discards, at the first one."""
+    if not edits:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="A hook on .* returned a modified tensor")
+        try:
+            yield
+        except UserWarning as warning:
+            if "returned a modified tensor" not in str(warning):
+                raise
+            msg = (
+                f"changing {', '.join(edits)} changes nothing in {model_name(model)}: what its "
+                "hook returns is not what the model goes on with."
+            )
+            raise NotImplementedError(msg) from warning
 
 
 def takes_positions(model: Model) -> bool:

@@ -42,7 +42,7 @@ def map_figure(data: xr.Dataset, kind: str, name: str) -> go.Figure:
     invented = data["street_kind"].values.astype(str) == "invented"
     through = data["through"].values.astype(bool)
     parts = (unused, used[~invented], used[invented & ~through], used[invented & through])
-    # Only some streets are bent: where one lies on another, both could not be seen.
+    # Invented streets are bent: where one lies on a true one, both could not be seen.
     figure = go.Figure()
     for (called, color, width), streets in zip(_LAYERS, parts, strict=True):
         bend = 0.12 if called.startswith("invented") else 0.0
@@ -59,8 +59,12 @@ def map_figure(data: xr.Dataset, kind: str, name: str) -> go.Figure:
         hovertext=[f"node {markup(n)}" for n in names],
         hovertemplate="%{hovertext}<extra></extra>",
     )  # fmt: skip
-    share = f"precision {float(data['edge_precision']):.3f}, recall {float(data['edge_recall']):.3f}"
-    walks = f"{int(data['n_valid'])} of {int(data['n_walks'])} valid, {int(data['n_failed'])} failed"
+    share = (
+        f"precision {float(data['edge_precision']):.3f}, recall {float(data['edge_recall']):.3f}"
+    )
+    walks = (
+        f"{int(data['n_valid'])} of {int(data['n_walks'])} valid, {int(data['n_failed'])} failed"
+    )
     source = str(data["x"].attrs.get("long_name", "coordinates"))
     subtitle = f"{label(name, 30)}: {walks}; {share}; drawn by {source}"
     styled(figure, "The map that the walks imply", subtitle, height=_SIDE + 120)

@@ -26,7 +26,10 @@ class WorldBase(ABC):
         tokens: The word of each id.
         end: Id of the word that closes a sequence, or None.
         max_length: Words that a sequence may have.
+        prompt_words: Words that a sequence begins with before there is anything to predict.
     """
+
+    prompt_words = 1
 
     def __init__(
         self, name: str, tokens: Sequence[str], *, end: int | None = None, max_length: int = 100

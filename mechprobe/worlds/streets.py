@@ -46,6 +46,8 @@ class StreetMap(WorldBase):
         Vafa et al. (2024), https://arxiv.org/abs/2406.03689, section 3.
     """
 
+    prompt_words = 2
+
     def __init__(
         self, streets: sources.Streets, *, name: str = "streets", max_length: int = 100
     ) -> None:
