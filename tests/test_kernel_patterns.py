@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -59,6 +59,7 @@ def full_circuit(W_E: Tensor, W_V: Tensor, W_O: Tensor, W_U: Tensor) -> float:
     return float(values.real.sum() / np.abs(values).sum())
 
 
+@settings(max_examples=30)
 @given(st.integers(1, 2), st.integers(1, 3), st.integers(1, 4), st.integers(0, 2**32))
 def test_copying_score_equals_eigenvalues_of_the_full_circuit(
     n_kv: int, group: int, d_head: int, seed: int

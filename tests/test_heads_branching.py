@@ -1,0 +1,238 @@
+"""Branching from a shared prefix, batching and padding must not move a score."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.test_heads_scores import (
+    WITHOUT_SCORES,
+    Reference,
+    choice,
+    close,
+    custom,
+    logic,
+    newline,
+    one_thread,  # noqa: F401 (a fixture)
+    read,
+)
+
+SCORES = ("qk", "rotated", "cosine", "attention")
+
+
+def never(_: object) -> bool:
+    return False
+
+
+def three_ways(model: Any, task: Any, **options: Any) -> None:
+    """Branched in a batch, branched one by one, and every whole text run for itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mechprobe.heads.scores.branching", never)
+        full = read(model, task, batch_size=2, **options)
+    whole = full.score.values.astype(np.float64)
+    for batch_size in (None, 1):
+        found = read(model, task, batch_size=batch_size, **options)
+        close(found.score, whole)
+        own, theirs = found.model_log_prob.values, full.model_log_prob.values
+        np.testing.assert_allclose(own, theirs, rtol=0, atol=2e-5)
+
+
+# Rotary, learned positions, an offset of positions, ALiBi, grouped and one key head, QK-norm.
+@pytest.mark.parametrize(
+    "name", ["llama", "gpt2", "opt", "gpt_neo", "gptj", "gpt_neox", "qwen3", "falcon", "bloom"]
+)
+def test_branching_equals_full_passes(tiny: Callable[..., Any], name: str) -> None:
+    model, task = tiny(name, tasks=True), logic()
+    assert len({len(model.to_tokens(e.prompt)[0]) for e in task}) == len(task)
+    three_ways(model, task)
+    if name not in WITHOUT_SCORES:
+        three_ways(model, logic(3), score="rotated")
+        three_ways(model, logic(3), score="attention")
+
+
+def test_the_prompt_is_run_once(task_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a branching model nothing is run but the prompts and one token per candidate."""
+    from mechprobe.heads import capture
+
+    shapes: list[tuple[int, int]] = []
+    plain = capture.run
+
+    def counted(model: Any, ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        shapes.append((ids.shape[0], ids.shape[1]))
+        return plain(model, ids, *args, **kwargs)
+
+    monkeypatch.setattr(capture, "run", counted)
+    task = logic()
+    longest = max(len(task_model.to_tokens(e.prompt)[0]) for e in task)
+    read(task_model, task)
+    assert shapes == [(5, longest), (10, 1)]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_padding_side_of_the_tokenizer_does_not_matter(
+    tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, side: str
+) -> None:
+    model, task = tiny("gpt2", tasks=True), logic()
+    reference = Reference(model)
+    monkeypatch.setattr(model.tokenizer, "padding_side", side)
+    close(read(model, task).score, reference.candidates(task, "qk"))
+    close(read(model, choice(3)).score, reference.options(choice(3), "qk", newline))
+
+
+SLIDING: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": 8},
+    "gemma2": {"sliding_window": 8},
+    "gemma3": {
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+}
+
+
+@pytest.mark.parametrize("name", SLIDING)
+def test_a_window_that_prompts_exceed(tmp_path: Path, name: str) -> None:
+    """Padding would move the window; a cache that slid has fewer columns than the text tokens."""
+    model, task = custom(tmp_path, name, **SLIDING[name]), logic(3)
+    reference = Reference(model)
+    assert min(len(reference.ids(e.prompt)) for e in task) > 8
+    for score in SCORES:
+        close(read(model, task, score=score).score, reference.candidates(task, score))
+    three_ways(model, task, score="attention")
+    near = read(model, task, score="attention").score.values
+    assert (near > 0).all()
+    # The first option's letter is out of sight of a layer that slides, as it is in full passes.
+    options = {"score": "attention", "query": "candidate", "key": "label"}
+    three_ways(model, choice(2), **options)
+    far = read(model, choice(2), **options).score.values
+    slides = {"mistral": [True] * 3, "gemma2": [True, False, True], "gemma3": [True, False, True]}
+    for layer, hidden in enumerate(slides[name]):
+        assert (far[:, 0, layer] == 0).all() == hidden
+
+
+@pytest.mark.parametrize("name", ["mistral", "gpt_neo"])
+def test_a_window_longer_than_some_prompts(tmp_path: Path, name: str) -> None:
+    """Some prompts fit into the window and some do not; padding must not count as tokens."""
+    task = logic()
+    size = {"sliding_window": 20} if name == "mistral" else {"window_size": 20}
+    model = custom(tmp_path, name, **size)
+    lengths = [len(model.to_tokens(e.prompt)[0]) for e in task]
+    assert min(lengths) < 20 < max(lengths)
+    three_ways(model, task)
+    close(read(model, task).score, Reference(model).candidates(task, "qk"))
+
+
+def test_a_model_that_takes_no_positions(tiny: Callable[..., Any]) -> None:
+    from mechprobe.models import takes_positions
+
+    model = tiny("bloom", tasks=True)
+    assert not takes_positions(model)
+    assert takes_positions(tiny("llama", tasks=True))
+    close(read(model, logic()).score, Reference(model).candidates(logic(), "qk"))
+
+
+@pytest.mark.parametrize("query", ["last", "candidate"])
+def test_candidates_of_different_number(tiny: Callable[..., Any], query: str) -> None:
+    model, task = tiny("gpt2", tasks=True), choice()
+    assert {len(e.candidates) for e in task} == {2, 3, 4}
+    for score in ("qk", "attention"):
+        three_ways(model, task, score=score, query=query, key="label")
+    data = read(model, task, query=query, key="label")
+    missing = data.candidate_text.values == ""
+    assert missing.sum() == 6
+    np.testing.assert_array_equal(np.isnan(data.score.values).all((2, 3)), missing)
+    np.testing.assert_array_equal(np.isnan(data.score.values).any((2, 3)), missing)
+
+
+def test_bfloat16_is_multiplied_in_float32(tiny: Callable[..., Any]) -> None:
+    """The product of the model's own bfloat16 vectors, exact; nothing is rounded after it."""
+    model, task = tiny("llama", tasks=True, dtype=torch.bfloat16), logic(3)
+    assert next(model.parameters()).dtype == torch.bfloat16
+    reference = Reference(model)
+    full = tiny("llama", tasks=True)
+    for score in ("qk", "cosine"):
+        options = reference.options(choice(2), score, newline)
+        close(read(model, choice(2), score=score, batch_size=1).score, options, 1e-6)
+    for score in SCORES:
+        exact = read(full, task, score=score).score.values.astype(np.float64)
+        close(read(model, task, score=score).score, exact, 0.05)
+
+
+def test_float64_models_are_read(tiny: Callable[..., Any]) -> None:
+    model, task = tiny("gpt2", tasks=True, dtype=torch.float64), logic(3)
+    close(read(model, task).score, Reference(model).candidates(task, "qk"), 1e-7)
+
+
+def test_layers_are_a_part_of_all(task_model: Any) -> None:
+    task = logic(3)
+    every, some = read(task_model, task), read(task_model, task, layers=[2, 0])
+    assert some.layer.values.tolist() == [0, 2]
+    np.testing.assert_array_equal(some.score, every.score.sel(layer=[0, 2]))
+    assert every.layer.values.tolist() == [0, 1, 2]
+
+
+def test_what_a_result_says(task_model: Any) -> None:
+    from mechprobe.heads import qk_scores
+
+    task = choice(3)
+    found = qk_scores(task_model, task, progress=False)
+    data, record = found.data, found.provenance.arguments
+    assert data.answer.values.tolist() == [e.answer for e in task]
+    assert data.candidate_text.values[0].tolist() == ["A", "B", "", ""]
+    assert data.group.values.tolist() == [0, 1, 2]
+    assert data.steps.values.tolist() == [-1, -1, -1]
+    assert (record["query"], record["key"]) == ("last", "end_of_line")
+    assert found.accuracy_map().shape == (3, 4)
+    logical = qk_scores(task_model, logic(), progress=False).provenance.arguments
+    assert (logical["query"], logical["key"]) == ("candidate", "before_answer")
+
+
+def test_examples_without_a_group_stand_alone(task_model: Any) -> None:
+    from dataclasses import replace
+
+    task = logic(3)
+    loose = replace(task, examples=tuple(replace(e, group="") for e in task))
+    assert read(task_model, loose).group.values.tolist() == [0, 1, 2]
+
+
+def test_only_needed_vectors_are_kept(task_model: Any) -> None:
+    """Memory held between layers: one vector per key token and head, not one per position."""
+    from mechprobe.heads.capture import HeadReader, key_places
+    from mechprobe.heads.places import places
+    from mechprobe.models import attention_path
+
+    task = logic()
+    found = places(task_model, task, "candidate", "before_answer", "space")
+    reader = HeadReader(attention_path(task_model, "qk"), [0, 1, 2], "space")
+    kept: dict[int, torch.Tensor] = {}
+    sink = reader._key_sink(kept, 0, key_places(found, torch.device("cpu")))
+    sink(torch.randn(5, 70, 2, 8))
+    assert kept[0].shape == (5, 1, 1, 2, 8)
+    assert kept[0].untyped_storage().nbytes() == 5 * 2 * 8 * 4
+
+
+@pytest.mark.parametrize("branches", [True, False])
+def test_memory_does_not_grow_with_candidates(
+    task_model: Any, monkeypatch: pytest.MonkeyPatch, branches: bool
+) -> None:
+    """Tokens of a pass times their candidates stay within the budget of one micro-batch."""
+    import mechprobe as mp
+    from mechprobe.heads import capture, scores
+
+    held: list[int] = []
+    plain = capture.run
+
+    def counted(model: Any, ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        past = kwargs.get("cache")
+        held.append(ids.numel() + (0 if past is None else len(ids) * past.get_seq_length()))
+        return plain(model, ids, *args, **kwargs)
+
+    monkeypatch.setattr(capture, "run", counted)
+    if not branches:
+        monkeypatch.setattr(scores, "branching", never)
+    task = mp.tasks.select_and_copy(8, options=8, seed=0)
+    longest = max(len(task_model.to_tokens(e.prompt)[0]) for e in task) + 1
+    read(task_model, task, query="candidate", key="label", layers=[0])
+    assert max(held) <= max(2 * 1024, 8 * longest) * 1.1
