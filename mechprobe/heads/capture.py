@@ -110,46 +110,36 @@ class HeadReader:
         device = batch.ids.device
         model, keys = self.path.model, key_places(places, device)
         lengths = torch.tensor([len(p.ids) for p in places], device=device)
-        kept: dict[int, Tensor] = {}
+        owner, candidate, tokens = self._answers(places, device)
+        k: dict[int, Tensor] = {}
         resid: dict[int, Tensor] = {}
-        capture = self._captures(lambda layer: self._key_sink(kept, layer, keys))
-        if self.path.score == "attention":
-            capture.clear()  # weights are read in the branches
+        attention = self.path.score == "attention"  # whose weights are read in the branches
+        capture = {} if attention else self._captures(lambda x: self._key_sink(k, x, keys))
         capture[last_resid(model)] = keep_at(resid, 0, lengths - 1)
         prompt = run(model, batch.ids, capture, mask=batch.mask, keep_cache=True)
-        owner, candidate, tokens = self._answers(places, device)
         prompt.cache.batch_select_indices(owner)
-        n_candidates, total = int(candidate.max()) + 1, batch.ids.shape[1] + 1
-        out = self._empty(places, device)
-
-        def sink(i: int, layer: int) -> Callable[[Tensor], None]:
-            def take(activation: Tensor) -> None:
-                if self.path.score == "attention":
-                    own = _per_candidate(keys, owner, candidate)
-                    # A sliding window keeps the last tokens only.
-                    gone = total - activation.shape[-1]
-                    picked = _pattern_at(activation, torch.zeros_like(owner), own, gone)
-                    found = attention_weights(picked, own.weight.to(picked.device))[:, 0]
-                    out[owner, candidate, i] = found.to(out)
-                    return
-                q = self.path.at(self.path.queries(activation), lengths[owner][:, None])[:, 0]
-                branches = q.new_zeros(len(places), n_candidates, *q.shape[1:])
-                branches[owner, candidate] = q
-                found = self._score(layer, branches, kept.pop(layer), keys.weight)
-                out[owner, candidate, i] = found[owner, candidate].to(out)
-
-            return take
-
-        hook = "hook_pattern" if self.path.score == "attention" else self.path.q_hook
-        queries = {self.path.name(x, hook): sink(i, x) for i, x in enumerate(self.layers)}
+        own = _per_candidate(keys, owner, candidate)
+        # A sliding window keeps the last tokens only: the branches may see fewer columns.
+        read = _Branches(self.path, lengths[owner], own, batch.ids.shape[1] + 1)
         mask = None
         if batch.mask is not None:
             mask = torch.cat([batch.mask[owner], batch.mask.new_ones(len(owner), 1)], dim=1)
-        positions = lengths[owner][:, None] if takes_positions(model) else None
         run(
-            model, tokens[:, None], queries, mask=mask, positions=positions, cache=prompt.cache,
-            keep_cache=True,
+            model, tokens[:, None], self._captures(read.sink, read.hook), mask=mask,
+            positions=lengths[owner][:, None] if takes_positions(model) else None,
+            cache=prompt.cache, keep_cache=True,
         )  # fmt: skip
+        out = self._empty(places, device)
+        for i, layer in enumerate(self.layers):
+            found = read.kept[layer]
+            if attention:
+                weights = attention_weights(found, own.weight.to(found))
+                out[owner, candidate, i] = weights[:, 0].to(out)
+                continue
+            q = found.new_zeros(*out.shape[:2], *found.shape[1:])
+            q[owner, candidate] = found
+            scores = self._score(layer, q, k[layer], keys.weight)
+            out[owner, candidate, i] = scores[owner, candidate].to(out)
         return out, resid[0]
 
     def _rows(
@@ -161,47 +151,23 @@ class HeadReader:
         resid_at: Int[Tensor, " row"],
     ) -> tuple[Tensor, Tensor]:
         """Score one query per row against the row's keys, in one pass."""
-        shape = (*keys.at.shape[:2], len(self.layers), self.path.n_heads)
-        out = torch.full(shape, torch.nan, device=ids.device)
-        kept: dict[int, Tensor] = {}
+        q: dict[int, Tensor] = {}
+        k: dict[int, Tensor] = {}
         resid: dict[int, Tensor] = {}
-
-        def sink(i: int, layer: int) -> Callable[[Tensor], None]:
-            def take(activation: Tensor) -> None:
-                if self.path.score == "attention":
-                    picked = _pattern_at(activation, query_at, keys)
-                    out[:, :, i] = attention_weights(picked, keys.weight.to(picked.device)).to(out)
-                    return
-                q = at_row(self.path.queries(activation), query_at)[:, None]
-                kept[-1 - layer] = self.path.at(q, query_at[:, None])
-                finish(i, layer)
-
-            return take
-
-        def finish(i: int, layer: int) -> None:
-            # Whichever of query and key comes by first waits for the other.
-            if layer in kept and -1 - layer in kept:
-                q, k = kept.pop(-1 - layer), kept.pop(layer)
-                out[:, :, i] = self._score(layer, q, k, keys.weight).to(out)
-
-        def key_sink(i: int, layer: int) -> Callable[[Tensor], None]:
-            take = self._key_sink(kept, layer, keys)
-
-            def take_and_finish(activation: Tensor) -> None:
-                take(activation)
-                finish(i, layer)
-
-            return take_and_finish
-
-        index = {layer: i for i, layer in enumerate(self.layers)}
-        capture: dict[str, Callable[[Tensor], None]]
         if self.path.score == "attention":
-            capture = self._captures(lambda x: sink(index[x], x), "hook_pattern")
+            capture = self._captures(lambda x: _pattern_sink(q, x, query_at, keys), "hook_pattern")
         else:
-            capture = self._captures(lambda x: key_sink(index[x], x))
-            capture |= self._captures(lambda x: sink(index[x], x), self.path.q_hook)
+            capture = self._captures(lambda x: self._key_sink(k, x, keys))
+            capture |= self._captures(lambda x: self._query_sink(q, x, query_at), self.path.q_hook)
         capture[last_resid(self.path.model)] = keep_at(resid, 0, resid_at)
         run(self.path.model, ids, capture, mask=mask)
+        shape = (*keys.at.shape[:2], len(self.layers), self.path.n_heads)
+        out = torch.full(shape, torch.nan, device=ids.device)
+        for i, layer in enumerate(self.layers):
+            if self.path.score == "attention":
+                out[:, :, i] = attention_weights(q[layer], keys.weight.to(q[layer])).to(out)
+            else:
+                out[:, :, i] = self._score(layer, q[layer], k[layer], keys.weight).to(out)
         out[keys.weight.sum(-1) == 0] = torch.nan  # candidates that an example does not have
         return out, resid[0]
 
@@ -209,6 +175,15 @@ class HeadReader:
         self, sink: Callable[[int], Callable[[Tensor], None]], hook: str = ""
     ) -> dict[str, Callable[[Tensor], None]]:
         return {self.path.name(x, hook or self.path.k_hook): sink(x) for x in self.layers}
+
+    def _query_sink(
+        self, kept: dict[int, Tensor], layer: int, query_at: Tensor
+    ) -> Callable[[Tensor], None]:
+        def take(activation: Tensor) -> None:
+            q = at_row(self.path.queries(activation), query_at)[:, None]
+            kept[layer] = self.path.at(q, query_at[:, None])
+
+        return take
 
     def _key_sink(
         self, kept: dict[int, Tensor], layer: int, keys: KeyPlaces
@@ -246,6 +221,40 @@ class HeadReader:
         n_candidates = max(len(p.answers) for p in places)
         shape = (len(places), n_candidates, len(self.layers), self.path.n_heads)
         return torch.full(shape, torch.nan, device=device)
+
+
+class _Branches:
+    """What is read of the one token of every branch: its queries, or the attention it pays."""
+
+    def __init__(
+        self, path: AttentionPath, positions: Tensor, keys: KeyPlaces, n_columns: int
+    ) -> None:
+        self._path, self._positions, self._keys, self._n = path, positions, keys, n_columns
+        self.hook = "hook_pattern" if path.score == "attention" else path.q_hook
+        self.kept: dict[int, Tensor] = {}
+
+    def sink(self, layer: int) -> Callable[[Tensor], None]:
+        """Return what keeps one layer."""
+
+        def take(activation: Tensor) -> None:
+            if self._path.score == "attention":
+                gone = self._n - activation.shape[-1]
+                first = torch.zeros_like(self._positions)
+                self.kept[layer] = _pattern_at(activation, first, self._keys, gone)
+                return
+            q = self._path.at(self._path.queries(activation), self._positions[:, None])
+            self.kept[layer] = q[:, 0]
+
+        return take
+
+
+def _pattern_sink(
+    kept: dict[int, Tensor], layer: int, query_at: Tensor, keys: KeyPlaces
+) -> Callable[[Tensor], None]:
+    def take(pattern: Tensor) -> None:
+        kept[layer] = _pattern_at(pattern, query_at, keys)
+
+    return take
 
 
 def _pattern_at(pattern: Tensor, query_at: Tensor, keys: KeyPlaces, gone: int = 0) -> Tensor:

@@ -78,10 +78,7 @@ def steer_heads(
     watch = Stopwatch()
     require_model(model)
     chosen = require_heads(model, heads)
-    known = bool(strengths) and bool(np.isfinite(strengths).all()) and strengths[0] >= 0
-    if not known or list(strengths) != sorted(set(strengths)):
-        msg = f"strengths={list(strengths)}; give at least one, ascending, finite, each 0 or more."
-        raise ValueError(msg)
+    _require_strengths(strengths)
     found = places(model, task, "last", key, "space")
     right = np.array([e.answer for e in task], np.int64)
     target = _targets([len(e.candidates) for e in task], right, seed)
@@ -117,6 +114,13 @@ def steer_heads(
         np.array(followed), group_codes(task), np.array(strengths, np.float64), conditions, record,
         chance=chance, seed=seed,
     )  # fmt: skip
+
+
+def _require_strengths(strengths: Sequence[float]) -> None:
+    known = bool(strengths) and bool(np.isfinite(strengths).all()) and strengths[0] >= 0
+    if not known or list(strengths) != sorted(set(strengths)):
+        msg = f"strengths={list(strengths)}; give at least one, ascending, finite, each 0 or more."
+        raise ValueError(msg)
 
 
 def _targets(n_options: Sequence[int], right: npt.NDArray[np.int64], seed: int) -> list[int]:
