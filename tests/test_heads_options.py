@@ -176,9 +176,9 @@ def test_options_that_stay(task_model: Any) -> None:
 
     task = mp.tasks.select_and_copy(6, options=2, seed=0, extra_options=True)
     found = mp.option_robustness(task_model, task, keep_last=2, head=(1, 2), progress=False).data
-    assert found.reader.values.tolist() == ["model", "pride", "head 1.2"]
+    assert found.reader.values.tolist() == ["model", "pride", "L1H2"]
     assert found.letter.values.tolist() == ["A", "B", "C", "D"]
     scores = mp.qk_scores(task_model, task, layers=[1], progress=False).data.score
     picked = scores.sel(layer=1, head=2).values.argmax(1)
     predicted = [float((picked == c).mean()) for c in range(4)]
-    assert found.predicted.sel(reader="head 1.2").values.tolist() == predicted
+    assert found.predicted.sel(reader="L1H2").values.tolist() == predicted

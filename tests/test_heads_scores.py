@@ -332,3 +332,12 @@ def test_smollm2_equals_the_cache(smollm2: Any) -> None:
         close(ours, reference.candidates(logic(2), score))
         ours = read(smollm2, choice(1), score=score).score
         close(ours, reference.options(choice(1), score, newline))
+
+
+def test_provenance_names_the_questions_by_the_digest_of_their_task(task_model: Any) -> None:
+    from mechprobe import tasks
+    from mechprobe.heads import qk_scores
+
+    task = tasks.select_and_copy(4, options=2, seed=0)
+    scores = qk_scores(task_model, task, progress=False)
+    assert scores.provenance.data_digest == task.digest()

@@ -107,7 +107,7 @@ def ablate_heads(
     log_probs = [a[..., best] for a in answers.values()]
     arguments = {"task": task.name, "task_notes": task.notes, "heads": [list(h) for h in chosen],
                  "how": how, "controls": controls, "batch_size": batch_size}  # fmt: skip
-    record = watch.record("ablate_heads", arguments, describe(model), task.digest(), seed=seed)
+    record = watch.record("ablate_heads", arguments, describe(model), task.record(), seed=seed)
     return ablation_of(
         np.stack([choices(a) == right for a in log_probs]),
         np.stack([margins(a, right) for a in log_probs]),

@@ -88,11 +88,11 @@ def option_robustness(
         (layer, index) = require_heads(model, [head])[0]
         own: Any = {"layers": [layer], "progress": progress, **options}
         pair = [_head_choices(qk_scores(model, t, **own), index) for t in (task, shuffled)]
-        readers[f"head {layer}.{index}"] = (pair[0], pair[1])
+        readers[f"L{layer}H{index}"] = (pair[0], pair[1])
     data = _dataset(readers, right, right_shuffled, task, n_options, seed)
     arguments = {"task": task.name, "task_notes": task.notes, "head": head, "keep_last": keep_last,
                  "prior_share": prior_share, **options}  # fmt: skip
-    record = watch.record("option_robustness", arguments, describe(model), task.digest(), seed=seed)
+    record = watch.record("option_robustness", arguments, describe(model), task.record(), seed=seed)
     return OptionRobustness(data, record)
 
 

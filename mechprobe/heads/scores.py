@@ -116,7 +116,7 @@ def qk_scores(
         "task": task.name, "task_notes": task.notes, "score": score, "query": query, "key": key,
         "qk_norm": qk_norm, "spelling": spelling, "layers": chosen, "batch_size": batch_size,
     }  # fmt: skip
-    record = watch.record("qk_scores", arguments, describe(model), task.digest())
+    record = watch.record("qk_scores", arguments, describe(model), task.record())
     return HeadScores(cells.dataset(_audit(task)), record)
 
 

@@ -108,7 +108,7 @@ def steer_heads(
     arguments = {"task": task.name, "task_notes": task.notes, "heads": [list(h) for h in chosen],
                  "strengths": list(strengths), "key": key, "controls": controls,
                  "batch_size": batch_size}  # fmt: skip
-    record = watch.record("steer_heads", arguments, describe(model), task.digest(), seed=seed)
+    record = watch.record("steer_heads", arguments, describe(model), task.record(), seed=seed)
     chance = float(np.mean([1 / len(e.candidates) for e in task]))
     return steering_of(
         np.array(followed), group_codes(task), np.array(strengths, np.float64), conditions, record,

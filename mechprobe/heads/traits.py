@@ -104,7 +104,7 @@ def describe_heads(
     arguments = {"task": task.name if task else None, "traits": list(traits), "length": length,
                  "n_sequences": n_sequences, "n_needles": n_needles}  # fmt: skip
     record = watch.record("describe_heads", arguments, describe(model),
-                          task.digest() if task else "", seed=seed)  # fmt: skip
+                          task.record() if task else "", seed=seed)  # fmt: skip
     return HeadTraits(data, record)
 
 

@@ -243,9 +243,13 @@ class Task:
 
         return debiased(self, shortcuts, seed)
 
+    def record(self) -> list[Json]:
+        """Return all examples as JSON values, for provenance."""
+        return [asdict(e) for e in self.examples]
+
     def digest(self) -> str:
-        """Return the SHA-256 of all examples."""
-        return digest_json([asdict(e) for e in self.examples])
+        """Return the SHA-256 of all examples, as ``data_digest`` of scores made from them."""
+        return digest_json(self.record())
 
     def save(self, path: str | Path) -> Path:
         """Write one JSON object per line; ``tasks.load(path)`` reads it back.
