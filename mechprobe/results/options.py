@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class OptionRobustness(Result):
     """Does an answer follow the option's text, or its letter?
 
-    ``data`` holds, over ``reader`` (``model``, ``pride``, and a head such as ``L14H0``) and ``letter``:
+    ``data`` holds, over ``reader`` (``model``, ``pride``, a head such as ``L14H0``) and ``letter``:
 
     - ``accuracy``, ``permutation_accuracy`` with ``_low`` and ``_high`` (reader): right on the
       original, and right on both the original and with the option texts reshuffled;

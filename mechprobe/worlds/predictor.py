@@ -1,4 +1,4 @@
-"""What the metrics ask of a model: next-word log-probabilities that can be followed word by word."""
+"""What the metrics ask of a model: next-word log-probabilities, followed word by word."""
 
 from typing import Protocol, runtime_checkable
 
@@ -10,6 +10,7 @@ from mechprobe.worlds.protocol import Ids
 LogProbs = npt.NDArray[np.float32]
 
 
+@runtime_checkable
 class Cursor(Protocol):
     """Many sequences being read side by side, each as far as it has come."""
 
