@@ -169,7 +169,7 @@ def test_a_selection_says_everything_it_must(results: dict[str, Any]) -> None:
     assert int((p <= listed[-1]).sum()) == len(listed)
     assert found.stability == float(found.data["picked"].max()) > 0.9
     said = (
-        r"L2H1: 0\.\d\d \[0\.\d\d, 0\.\d\d\] on 120 held-out examples, p = 0\.00498; best of 12 "
+        r"L2H1: 0\.\d\d \[0\.\d\d, 0\.\d\d\] on 120 held-out examples, p = 0\.005; best of 12 "
         r"heads by chance 0\.5\d \(on 120 calibration examples\); model 0\.50, calibrated 0\.\d\d; "
         r"best shortcut 0\.75 \(polarity\)"
     )
