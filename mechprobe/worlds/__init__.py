@@ -24,11 +24,23 @@ world                   words                            state
 ``Counter``, ``Group``  steps; readout word and answers  value
 ======================  ===============================  ===================================
 
+A model is asked through a ``Predictor``: ``load_sequence_model(folder, world)``,
+``language_model(model, world, vocabulary)``, ``callable_model(fn, world)``, or an oracle
+(``uniform``, ``legal_only``, ``true_automaton``, ``noisy_oracle``) of which it is known how it
+scores; ``evaluate_world_model`` puts them to the metrics. Only the names that need torch load it.
+
 Source:
     Vafa, Chen, Rambachan, Kleinberg, Mullainathan, "Evaluating the World Model Implicit in a
     Generative Model" (2024), https://arxiv.org/abs/2406.03689.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from mechprobe.worlds.acceptance import Acceptance as Acceptance
+from mechprobe.worlds.acceptance import Epsilon as Epsilon
+from mechprobe.worlds.acceptance import TopK as TopK
+from mechprobe.worlds.acceptance import TopP as TopP
 from mechprobe.worlds.algebra import Counter as Counter
 from mechprobe.worlds.algebra import Group as Group
 from mechprobe.worlds.automaton import Automaton as Automaton
@@ -40,7 +52,18 @@ from mechprobe.worlds.language import boundary as boundary
 from mechprobe.worlds.language import boundary_sizes as boundary_sizes
 from mechprobe.worlds.language import distinguishing_length as distinguishing_length
 from mechprobe.worlds.minimise import nerode_classes as nerode_classes
+from mechprobe.worlds.next_word import Validity as Validity
+from mechprobe.worlds.next_word import next_token_validity as next_token_validity
+from mechprobe.worlds.oracles import Oracle as Oracle
+from mechprobe.worlds.oracles import legal_only as legal_only
+from mechprobe.worlds.oracles import noisy_oracle as noisy_oracle
+from mechprobe.worlds.oracles import true_automaton as true_automaton
+from mechprobe.worlds.oracles import uniform as uniform
 from mechprobe.worlds.othello import Othello as Othello
+from mechprobe.worlds.policy import own_sequences as own_sequences
+from mechprobe.worlds.predictor import Cursor as Cursor
+from mechprobe.worlds.predictor import Predictor as Predictor
+from mechprobe.worlds.predictors import callable_model as callable_model
 from mechprobe.worlds.protocol import Ids as Ids
 from mechprobe.worlds.protocol import Mask as Mask
 from mechprobe.worlds.protocol import Prefixes as Prefixes
@@ -54,3 +77,27 @@ from mechprobe.worlds.streets import StreetMap as StreetMap
 from mechprobe.worlds.table import TableWorld as TableWorld
 from mechprobe.worlds.traversals import Traversals as Traversals
 from mechprobe.worlds.traversals import valid_traversals as valid_traversals
+
+if TYPE_CHECKING:
+    from mechprobe.worlds.evaluate import evaluate_world_model as evaluate_world_model
+    from mechprobe.worlds.network import LanguageModel as LanguageModel
+    from mechprobe.worlds.network import language_model as language_model
+    from mechprobe.worlds.network import load_sequence_model as load_sequence_model
+
+_HOME = {
+    "LanguageModel": "mechprobe.worlds.network",
+    "evaluate_world_model": "mechprobe.worlds.evaluate",
+    "language_model": "mechprobe.worlds.network",
+    "load_sequence_model": "mechprobe.worlds.network",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        msg = f"module 'mechprobe.worlds' has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

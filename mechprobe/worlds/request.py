@@ -1,0 +1,168 @@
+"""What a call of the metrics asks for, checked before any model runs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from mechprobe.models import Model
+from mechprobe.worlds.acceptance import Acceptance, Epsilon
+from mechprobe.worlds.network import LanguageModel, language_model
+from mechprobe.worlds.pairs import Mode, Pairs, draw_different, draw_same, pairs_of
+from mechprobe.worlds.policy import own_sequences
+from mechprobe.worlds.predictor import Predictor
+from mechprobe.worlds.predictors import callable_model
+from mechprobe.worlds.protocol import Ids, World
+from mechprobe.worlds.suffixes import Sampling
+
+PrefixKind = Literal["random_walk", "on_policy"]
+Subject = Predictor | Model | Callable[[Ids], Any]
+
+MODES: tuple[Mode, ...] = ("corrected", "vafa2024", "exact")
+# Words of prefix and suffix together in the published code.
+PUBLISHED_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Settings of one evaluation.
+
+    Attributes:
+        n: Pairs to draw for each test.
+        suffixes: Suffixes drawn for each pair (M).
+        k: Longest boundary string.
+        acceptance: Which words a model accepts.
+        mode: Whose definitions.
+        max_tokens: Words of prefix and suffix together.
+        seed: Of everything drawn.
+    """
+
+    n: int
+    suffixes: int
+    k: int
+    acceptance: Acceptance
+    mode: Mode
+    max_tokens: int
+    seed: int
+
+    @property
+    def published(self) -> bool:
+        """Whether to do as the published code does."""
+        return self.mode == "vafa2024"
+
+    @property
+    def sampling(self) -> Sampling:
+        """How suffixes are found."""
+        samples = None if self.mode == "exact" else self.suffixes
+        return Sampling(
+            self.acceptance, samples, self.k, self.max_tokens, self.published, self.seed
+        )
+
+    def rng(self, stage: int) -> np.random.Generator:
+        """Return a generator for one stage of the run."""
+        return np.random.default_rng([self.seed, stage])
+
+
+def checked(
+    world: World,
+    n: int,
+    suffixes: int,
+    k: int,
+    acceptance: Acceptance,
+    mode: str,
+    max_tokens: int | None,
+    seed: int,
+) -> Request:
+    """Return the settings of a call.
+
+    Raises:
+        ValueError: One is out of range, or does not go with the mode.
+        TypeError: ``acceptance`` is no acceptance.
+    """
+    for name, value in {"n": n, "suffixes": suffixes, "k": k}.items():
+        if value < 1:
+            msg = f"{name} must be at least 1; found {value}."
+            raise ValueError(msg)
+    known = next((m for m in MODES if m == mode), None)
+    if known is None:
+        msg = f"there is no mode {mode!r}; the modes are {', '.join(MODES)}."
+        raise ValueError(msg)
+    if not isinstance(acceptance, Acceptance):
+        msg = (
+            f"acceptance must be Epsilon(0.01), TopK(k) or TopP(p); found "
+            f"{type(acceptance).__name__}."
+        )
+        raise TypeError(msg)
+    if known == "vafa2024" and not isinstance(acceptance, Epsilon):
+        msg = (
+            f"mode='vafa2024' knows a threshold only; {acceptance.label} goes with 'corrected' and "
+            "'exact'."
+        )
+        raise ValueError(msg)
+    published = known == "vafa2024" and world.end is not None
+    most = max_tokens or (PUBLISHED_TOKENS if published else world.max_length)
+    return Request(n, suffixes, k, acceptance, known, most, seed)
+
+
+def as_predictor(model: Subject, world: World) -> Predictor:
+    """Return what was passed as a predictor of the world's words.
+
+    Raises:
+        TypeError: It is no predictor, no TransformerLens model and no function.
+        ValueError: As ``language_model``.
+    """
+    if isinstance(model, Predictor):
+        mine = getattr(model, "world", world)
+        if mine is not world and mine.digest() != world.digest():
+            msg = (
+                f"{model.name} predicts the words of {mine.name}, and {world.name} was to be "
+                "tested; pass the world that it was made for."
+            )
+            raise ValueError(msg)
+        return model
+    if isinstance(model, Model):
+        return language_model(model, world)
+    return callable_model(model, world)
+
+
+def require_room(predictor: Predictor, request: Request) -> None:
+    """Refuse a model whose context is too short, before anything runs.
+
+    Raises:
+        ValueError: It is.
+    """
+    if isinstance(predictor, LanguageModel):
+        predictor.require_room(request.max_tokens - 1)
+
+
+def drawn_pairs(
+    predictor: Predictor,
+    world: World,
+    request: Request,
+    prefixes: PrefixKind | str | Sequence[Ids],
+) -> tuple[Pairs, Pairs]:
+    """Return pairs of prefixes of one state, and of two.
+
+    Raises:
+        ValueError: An unknown kind of prefixes, or no pair is left.
+    """
+    rng = request.rng(0)
+    if isinstance(prefixes, str) and prefixes == "random_walk":
+        same = draw_same(world, request.n, rng, published=request.published)
+        different = draw_different(world, request.n, rng, published=request.published)
+    elif isinstance(prefixes, str) and prefixes == "on_policy":
+        own = own_sequences(
+            predictor, world, request.n, request.acceptance, seed=request.seed,
+            max_tokens=world.max_length,
+        )  # fmt: skip
+        same, different = pairs_of(world, own, request.n, rng)
+    elif isinstance(prefixes, str):
+        msg = (
+            f"there are no prefixes {prefixes!r}; pass 'random_walk', 'on_policy', or sequences "
+            "of ids whose beginnings are to be used."
+        )
+        raise ValueError(msg)
+    else:
+        same, different = pairs_of(world, list(prefixes), request.n, rng)
+    return same.require("compression"), different.require("distinction")
