@@ -17,3 +17,9 @@ from mechprobe.results.load import load_result as load_result
 from mechprobe.results.options import OptionRobustness as OptionRobustness
 from mechprobe.results.vocabulary import Expressibility as Expressibility
 from mechprobe.results.vocabulary import VocabularyNeighbors as VocabularyNeighbors
+from mechprobe.results.world_extras import Detours as Detours
+from mechprobe.results.world_extras import SequenceTraining as SequenceTraining
+from mechprobe.results.world_extras_map import MapReconstruction as MapReconstruction
+from mechprobe.results.world_extras_probes import StateProbes as StateProbes
+from mechprobe.results.world_extras_puzzles import SeatingPuzzles as SeatingPuzzles
+from mechprobe.results.worlds import WorldModelResult as WorldModelResult

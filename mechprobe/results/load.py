@@ -12,6 +12,11 @@ from mechprobe.results.heads_transfer import Transfer
 from mechprobe.results.lens import LensResult
 from mechprobe.results.options import OptionRobustness
 from mechprobe.results.vocabulary import Expressibility, VocabularyNeighbors
+from mechprobe.results.world_extras import Detours, SequenceTraining
+from mechprobe.results.world_extras_map import MapReconstruction
+from mechprobe.results.world_extras_probes import StateProbes
+from mechprobe.results.world_extras_puzzles import SeatingPuzzles
+from mechprobe.results.worlds import WorldModelResult
 
 _CLASSES: tuple[type[Result], ...] = (
     LensResult,
@@ -25,6 +30,12 @@ _CLASSES: tuple[type[Result], ...] = (
     HeadSteering,
     HeadTraits,
     OptionRobustness,
+    SequenceTraining,
+    Detours,
+    MapReconstruction,
+    StateProbes,
+    SeatingPuzzles,
+    WorldModelResult,
 )
 
 
