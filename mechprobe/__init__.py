@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mechprobe import tasks as tasks
+    from mechprobe import worlds as worlds
     from mechprobe.heads import ablate_heads as ablate_heads
     from mechprobe.heads import describe_heads as describe_heads
     from mechprobe.heads import difficulty as difficulty
@@ -29,7 +30,15 @@ if TYPE_CHECKING:
     from mechprobe.results import HeadSelection as HeadSelection
     from mechprobe.results import LensResult as LensResult
     from mechprobe.results import Result as Result
+    from mechprobe.results import WorldModelResult as WorldModelResult
     from mechprobe.results import load_result as load_result
+    from mechprobe.worlds import detours as detours
+    from mechprobe.worlds import evaluate_world_model as evaluate_world_model
+    from mechprobe.worlds import patch_states as patch_states
+    from mechprobe.worlds import probe_states as probe_states
+    from mechprobe.worlds import reconstruct_map as reconstruct_map
+    from mechprobe.worlds import train_sequence_model as train_sequence_model
+    from mechprobe.worlds import world_by_layer as world_by_layer
 
 __version__ = "0.1.0"
 
@@ -38,25 +47,33 @@ _HOME = {
     "HeadSelection": "mechprobe.results",
     "LensResult": "mechprobe.results",
     "Result": "mechprobe.results",
+    "WorldModelResult": "mechprobe.results",
     "ablate_heads": "mechprobe.heads",
     "chat_prompt": "mechprobe.models",
     "check_model": "mechprobe.models",
     "describe_heads": "mechprobe.heads",
+    "detours": "mechprobe.worlds",
     "difficulty": "mechprobe.heads",
+    "evaluate_world_model": "mechprobe.worlds",
     "expressible": "mechprobe.lens",
     "generate_with_lens": "mechprobe.lens",
     "load_model": "mechprobe.models",
     "load_result": "mechprobe.results",
     "logit_lens": "mechprobe.lens",
     "option_robustness": "mechprobe.heads",
+    "patch_states": "mechprobe.worlds",
+    "probe_states": "mechprobe.worlds",
     "qk_scores": "mechprobe.heads",
+    "reconstruct_map": "mechprobe.worlds",
     "steer_heads": "mechprobe.heads",
+    "train_sequence_model": "mechprobe.worlds",
     "transfer": "mechprobe.heads",
     "vocabulary_neighbors": "mechprobe.lens",
+    "world_by_layer": "mechprobe.worlds",
     "write_report": "mechprobe.report",
 }
 
-_ROOMS = ("tasks",)
+_ROOMS = ("tasks", "worlds")
 
 __all__ = [*_HOME, *_ROOMS, "__version__"]
 

@@ -323,3 +323,39 @@ def test_scores_that_differ_are_told(tmp_path: Path) -> None:
     for wrong in (1.001 * ours["score"], ours["score"] * np.nan, ours["score"][:1]):
         line = _compare("peer", "2x200", ours, {"score": wrong}, process, tmp_path)[0]
         assert not line.passed
+
+
+def test_world_metrics_are_timed_and_compared() -> None:
+    from mechprobe.bench import run_world_bench
+    from mechprobe.bench.world_bench import WORLD_CONTENDERS
+
+    report = run_world_bench(
+        workloads=["compression:6x3", "distinction:6x3"], repeats=1, progress=False
+    )
+    assert [row.contender for row in report.rows] == 2 * list(WORLD_CONTENDERS)
+    assert all(row.repeats == 1 and row.seconds > 0 for row in report.rows)
+    assert [line.quantity for line in report.comparisons] == [
+        "compression_precision", "distinction_precision", "distinction_recall",
+    ]  # fmt: skip
+    assert report.comparisons[2].passed
+    assert float(report.machine["CPU s of 50 float32 products 1024 x 1024 on one thread"]) > 0
+    with pytest.raises(ValueError, match="'100x30' is not '<compression or distinction>:<pairs>x"):
+        run_world_bench(workloads=["100x30"])
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_world_scores_that_differ_are_told(tmp_path: Path) -> None:
+    from mechprobe.bench.world_bench import _compare
+
+    process: Any = None
+    rng = np.random.default_rng(0)
+    ours = {"distinction_precision": rng.random(200), "distinction_recall": rng.random(200)}
+    same = {
+        "distinction_precision": rng.random(200),
+        "distinction_recall": ours["distinction_recall"],
+    }
+    assert all(line.passed for line in _compare("peer", "w", ours, same, process, tmp_path))
+    other = {k: v * 0.7 for k, v in ours.items()}
+    assert not any(line.passed for line in _compare("peer", "w", ours, other, process, tmp_path))
+    short = {k: v[:5] for k, v in ours.items()}
+    assert not any(line.passed for line in _compare("peer", "w", ours, short, process, tmp_path))

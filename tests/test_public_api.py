@@ -15,10 +15,12 @@ import torch
 ROOT = Path(__file__).parents[1]
 
 SURFACE = [
-    "HeadScores", "HeadSelection", "LensResult", "Result", "__version__", "ablate_heads",
-    "chat_prompt", "check_model", "describe_heads", "difficulty", "expressible",
-    "generate_with_lens", "load_model", "load_result", "logit_lens", "option_robustness",
-    "qk_scores", "steer_heads", "tasks", "transfer", "vocabulary_neighbors", "write_report",
+    "HeadScores", "HeadSelection", "LensResult", "Result", "WorldModelResult", "__version__",
+    "ablate_heads", "chat_prompt", "check_model", "describe_heads", "detours", "difficulty",
+    "evaluate_world_model", "expressible", "generate_with_lens", "load_model", "load_result",
+    "logit_lens", "option_robustness", "patch_states", "probe_states", "qk_scores",
+    "reconstruct_map", "steer_heads", "tasks", "train_sequence_model", "transfer",
+    "vocabulary_neighbors", "world_by_layer", "worlds", "write_report",
 ]  # fmt: skip
 
 

@@ -209,7 +209,7 @@ def test_layout_by_directions_is_the_grid() -> None:
 
 
 def test_streets_through_streets() -> None:
-    from mechprobe.results.world_extras_map import run_through
+    from mechprobe.results.world_map import run_through
 
     places = np.array([[0.0, 0], [2, 2], [0, 2], [2, 0], [1, 1], [3, 0]])
     others = np.array([[2, 3]])

@@ -7,3 +7,4 @@ from mechprobe.bench.heads_bench import run_heads_bench as run_heads_bench
 from mechprobe.bench.lens_bench import run_lens_bench as run_lens_bench
 from mechprobe.bench.report import BenchReport as BenchReport
 from mechprobe.bench.report import BenchRow as BenchRow
+from mechprobe.bench.world_bench import run_world_bench as run_world_bench

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mechprobe.bench.contender import Arrays
 
 LENS_CONTENDERS = ("mechprobe", "transformer_lens", "hf_loop", "forward", "forward+gemm")
+# Of other packages, which the extra "bench" installs as far as they install together.
+LENS_PEERS = ("nnsight", "nnterp", "tuned_lens", "interpreto")
 
 
 def run_lens_bench(
@@ -25,6 +27,7 @@ def run_lens_bench(
     workloads: Sequence[str] = ("1x128", "8x256"),
     contenders: Sequence[str] | None = None,
     repeats: int = 5,
+    peers: bool = False,
     progress: bool = True,
 ) -> BenchReport:
     """Time the logit lens against its peers and against the floors of this machine.
@@ -39,6 +42,7 @@ def run_lens_bench(
         workloads: ``"<prompts>x<tokens>"``, each.
         contenders: Some of ``mechprobe``, ``transformer_lens``, ``hf_loop``, ``forward`` and
             ``forward+gemm``; by default all. mechprobe is always among them.
+        peers: Also time ``nnsight`` and ``nnterp`` where they are installed, and name the others.
         repeats: Timed repetitions; one only for a contender that takes over 60 s.
         progress: Show a bar.
 
@@ -54,7 +58,8 @@ def run_lens_bench(
     """
     for name in workloads:
         workload(name)
-    kind = Kind("lens", LENS_CONTENDERS, "ids.npy", _compare)
+    known = LENS_CONTENDERS + LENS_PEERS * peers
+    kind = Kind("lens", known, "ids.npy", _compare)
     return run_rounds(kind, str(model), workloads, contenders, repeats, progress=progress)
 
 

@@ -21,7 +21,6 @@ from mechprobe.lens import logit_lens
 from mechprobe.models import Model, batches, load_model, run, tokenizer_of, unembedding
 from mechprobe.models.packaged import NAME, packaged_model
 
-_FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 _TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 _FLOAT32_ERROR = 2e-5
 
@@ -144,7 +143,7 @@ class _TransformerLens(_Taker):
         return sum(v.nbytes for part in result for v in vars(part).values() if _is_tensor(v))
 
 
-class _HuggingFaceLoop(_Taker):
+class HuggingFaceLoop(_Taker):
     """Plain Hugging Face and torch, one layer at a time, as most people write a lens.
 
     Attention is eager, as in TransformerLens: the contenders must read the same residuals to be
@@ -152,6 +151,7 @@ class _HuggingFaceLoop(_Taker):
     """
 
     outputs = "top-10, entropy, KL, rank of target, as tensors"
+    norms = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 
     def __init__(self, model: str) -> None:
         from transformers import AutoModelForCausalLM
@@ -164,7 +164,7 @@ class _HuggingFaceLoop(_Taker):
         )
         self.hf = self.model = loaded.eval()
         body = self.hf.base_model
-        found = [getattr(body, name) for name in _FINAL_NORMS if hasattr(body, name)]
+        found = [getattr(body, name) for name in self.norms if hasattr(body, name)]
         if not found or any(getattr(self.hf.config, name, None) for name in _TRANSFORMS):
             msg = f"a plain loop over {type(self.hf).__name__} does not know its path to logits"
             raise AbsentError(msg)
@@ -172,10 +172,12 @@ class _HuggingFaceLoop(_Taker):
 
     @torch.no_grad()
     def forward(self) -> None:
+        """Run the body."""
         self.hf.base_model(input_ids=self.ids, use_cache=False)
 
     @torch.no_grad()
     def run(self) -> Any:
+        """Read layer after layer."""
         out = self.hf(self.ids, output_hidden_states=True, use_cache=False)
         final = out.logits.log_softmax(-1)
         final_p = final.exp()
@@ -193,9 +195,11 @@ class _HuggingFaceLoop(_Taker):
         return {name: torch.stack(values, 2) for name, values in parts.items()}
 
     def arrays(self, result: Any) -> Arrays:
+        """Return what was read."""
         return {name: values.numpy() for name, values in result.items()}
 
     def n_bytes(self, result: Any) -> int:
+        """Return the size of what was read."""
         return sum(values.nbytes for values in result.values())
 
 
@@ -269,7 +273,7 @@ class _ForwardGemm(_Forward):
 CONTENDERS: dict[str, Callable[[str], Contender]] = {
     "mechprobe": Mechprobe,
     "transformer_lens": _TransformerLens,
-    "hf_loop": _HuggingFaceLoop,
+    "hf_loop": HuggingFaceLoop,
     "forward": _Forward,
     "forward+gemm": _ForwardGemm,
 }

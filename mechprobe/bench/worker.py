@@ -25,9 +25,14 @@ def contenders(kind: str) -> Mapping[str, Callable[[str], Contender]]:
         from mechprobe.bench.heads_contenders import CONTENDERS as HEADS
 
         return HEADS
-    from mechprobe.bench.lens_contenders import CONTENDERS as LENS
+    if kind == "world":
+        from mechprobe.bench.world_contenders import CONTENDERS as WORLD
 
-    return LENS
+        return WORLD
+    from mechprobe.bench.lens_contenders import CONTENDERS as LENS
+    from mechprobe.bench.lens_peers import CONTENDERS as PEERS
+
+    return {**LENS, **PEERS}
 
 
 class Worker:
@@ -59,9 +64,11 @@ class Worker:
         """Run once; time it, measure its memory, and save its outputs where asked to."""
         gc.collect()
         reset_peak()
-        start = perf_counter()
+        # Contenders on one thread are timed by their own CPU seconds, which load does not change.
+        clock: Callable[[], float] = getattr(self.contender, "clock", perf_counter)
+        start = clock()
         result = self.contender.run()
-        seconds = perf_counter() - start
+        seconds = clock() - start
         extra = peak_bytes() - self.forward_peak - self.contender.n_bytes(result)
         if save is not None:
             import numpy as np

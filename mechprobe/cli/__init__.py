@@ -13,14 +13,15 @@ from mechprobe.cli.heads import heads
 from mechprobe.cli.lens import lens
 from mechprobe.cli.models import check, models
 from mechprobe.cli.report import cite, demo, report
+from mechprobe.cli.world import world
 
 app = App(
     name="mechprobe",
-    help="Where in a transformer is the answer? Logit lens and attention heads on TransformerLens.",
+    help="Where in a transformer is the answer? Lens, heads and worlds on TransformerLens.",
     version=mechprobe.__version__,
     help_format="plaintext",
 )
-for command in (demo, lens, heads, check, models, bench, report, cite):
+for command in (demo, lens, heads, world, check, models, bench, report, cite):
     app.command(command)
 
 _WRONG_USE = (ValueError, TypeError, NotImplementedError, IndexError, FileNotFoundError)

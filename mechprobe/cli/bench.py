@@ -19,6 +19,7 @@ def bench_lens(
     model: str = PACKAGED,
     workload: Annotated[list[str] | None, Parameter(negative=())] = None,
     repeats: int = 5,
+    peers: bool = False,
     json: bool = False,
     html: Path | None = None,
 ) -> int:
@@ -28,6 +29,7 @@ def bench_lens(
         model: Packaged name or folder.
         workload: Prompts x tokens, such as 1x128; may be repeated. Default: 1x128 and 8x256.
         repeats: Timed repetitions of each contender.
+        peers: Also time other packages' lenses, where they are installed (extra "bench").
         json: Print the report as JSON and nothing else.
         html: Write the report as a page here.
     """
@@ -36,7 +38,9 @@ def bench_lens(
     require_folders(html)
     chosen = workload or ("1x128", "8x256")
     return _deliver(
-        run_lens_bench(model, workloads=chosen, repeats=repeats, progress=not json),
+        run_lens_bench(
+            model, workloads=chosen, repeats=repeats, peers=peers, progress=not json
+        ),
         json=json, html=html,
     )  # fmt: skip
 
@@ -69,9 +73,66 @@ def bench_heads(
     )  # fmt: skip
 
 
-def _deliver(found: "BenchReport", *, json: bool, html: Path | None) -> int:
-    """Print the report, write its page where asked to; exit 1 where outputs differ."""
-    say(found.to_json() if json else str(found))
+@bench.command(name="world")
+def bench_world(
+    *,
+    model: str = "random_walks",
+    workload: Annotated[list[str] | None, Parameter(negative=())] = None,
+    repeats: int = 3,
+    json: bool = False,
+    html: Path | None = None,
+) -> int:
+    """Time the world metrics against the published procedure, in CPU seconds of one thread.
+
+    Args:
+        model: A model that comes with the package, or a folder with an edges.csv.
+        workload: compression:100x30 (pairs x suffixes), distinction:100x30; may be repeated.
+        repeats: Timed repetitions of each contender.
+        json: Print the report as JSON and nothing else.
+        html: Write the report as a page here.
+    """
+    from mechprobe.bench import run_world_bench
+
+    require_folders(html)
+    chosen = workload or ("compression:100x30", "distinction:100x30")
+    return _deliver(
+        run_world_bench(model, workloads=chosen, repeats=repeats, progress=not json),
+        json=json, html=html,
+    )  # fmt: skip
+
+
+@bench.command(name="all")
+def bench_all(
+    *,
+    repeats: int = 3,
+    peers: bool = False,
+    json: bool = False,
+    html: Path | None = None,
+) -> int:
+    """Time lens, heads and worlds one after the other, on the models of the package.
+
+    Args:
+        repeats: Timed repetitions of each contender.
+        peers: Also time other packages' lenses, where they are installed (extra "bench").
+        json: Print the reports as one JSON list and nothing else.
+        html: Write the reports as one page here.
+    """
+    from mechprobe.bench import run_heads_bench, run_lens_bench, run_world_bench
+
+    require_folders(html)
+    return _deliver(
+        run_lens_bench(repeats=repeats, peers=peers, progress=not json),
+        run_heads_bench(repeats=repeats, progress=not json),
+        run_world_bench(repeats=repeats, progress=not json),
+        json=json, html=html,
+    )  # fmt: skip
+
+
+def _deliver(*found: "BenchReport", json: bool, html: Path | None) -> int:
+    """Print reports, write their page where asked to; exit 1 where outputs differ."""
+    texts = [report.to_json() if json else str(report) for report in found]
+    several = json and len(found) > 1
+    say(f"[{','.join(texts)}]" if several else "\n\n".join(texts))
     if html is not None:
-        html.write_text(found.to_html(), encoding="utf-8")
-    return 0 if found.passed else 1
+        html.write_text("".join(report.to_html() for report in found), encoding="utf-8")
+    return 0 if all(report.passed for report in found) else 1

@@ -19,7 +19,7 @@ def demo(*, out: Path = Path("mechprobe-demo"), json: bool = False) -> None:
         if json:
             say(result.to_json())
         else:
-            print_table(title, table)
+            print_table(title, table, keep="all")
     if not json:
         say(f"report written to {out / 'report.html'}")
 

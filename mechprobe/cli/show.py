@@ -28,14 +28,23 @@ def refuse_idle(*options: tuple[str, bool, str, bool]) -> None:
             raise ValueError(msg)
 
 
+Keep = Literal["first", "last", "all"]
+
+
 def deliver(
-    result: "Result", table: "pd.DataFrame", *, json: bool, out: Path | None, html: Path | None
+    result: "Result",
+    table: "pd.DataFrame",
+    *,
+    json: bool,
+    out: Path | None,
+    html: Path | None,
+    keep: Keep = "last",
 ) -> None:
     """Show, then save: what was computed is on the screen even where it cannot be written."""
     if json:
         say(result.to_json())
     else:
-        print_table(str(result.provenance.function), table, keep="last")
+        print_table(str(result.provenance.function), table, keep=keep)
     saved = [result.save(out)] if out is not None else []
     saved += [result.html(html)] if html is not None else []
     for path in saved:
@@ -47,15 +56,14 @@ def say(text: str) -> None:
     print(text)  # noqa: T201
 
 
-def print_table(
-    title: str, table: "pd.DataFrame", *, keep: Literal["first", "last"] = "first"
-) -> None:
+def print_table(title: str, table: "pd.DataFrame", *, keep: Keep = "first") -> None:
     """Print a table as wide as the screen allows; nothing in a token is taken for markup.
 
     Args:
         title: Printed above it.
         table: What to print; numbers with three decimals.
-        keep: Which columns stay where not all fit; one called "merged" always does.
+        keep: Which columns stay where not all fit ("all": the others follow below); one called
+            "merged" always does.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -64,19 +72,30 @@ def print_table(
 
     console = Console()
     cells = [[_cell(c) for c in row] for row in table.to_numpy(dtype=object).tolist()]
-    labels = [str(label) for label in table.index]
+    labels = [_label(label) for label in table.index]
     room = console.width - max(map(len, [str(table.index.name or ""), *labels])) - 4
-    shown = _fitting([str(c) for c in table.columns], cells, room, keep)
+    columns = [str(c) for c in table.columns]
+    shown = _fitting(columns, cells, room, keep)
     drawn = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     drawn.add_column(str(table.index.name or ""), justify="right", no_wrap=True)
     for i in shown:
-        drawn.add_column(Text(str(table.columns[i])), no_wrap=True)
+        drawn.add_column(Text(columns[i]), no_wrap=True)
     for label, row in zip(labels, cells, strict=True):
         drawn.add_row(Text(label), *(Text(row[i]) for i in shown))
-    console.print(Text(title), soft_wrap=True)
+    if title:
+        console.print(Text(title), soft_wrap=True)
     console.print(drawn)
-    if len(shown) < len(table.columns):
-        say(f"({len(shown)} of {len(table.columns)} columns fit; all with --out or --html)")
+    if keep == "all" and len(shown) < len(columns):
+        print_table(
+            "", table.iloc[:, [i for i in range(len(columns)) if i not in shown]], keep=keep
+        )
+    elif len(shown) < len(columns):
+        say(f"({len(shown)} of {len(columns)} columns fit; all with --out or --html)")
+
+
+def _label(label: object) -> str:
+    """Return a row's name; one of several levels is read as words."""
+    return " ".join(map(str, label)) if isinstance(label, tuple) else str(label)
 
 
 def _cell(value: object) -> str:
@@ -85,9 +104,7 @@ def _cell(value: object) -> str:
     return str(value)
 
 
-def _fitting(
-    columns: list[str], cells: list[list[str]], room: int, keep: Literal["first", "last"]
-) -> list[int]:
+def _fitting(columns: list[str], cells: list[list[str]], room: int, keep: Keep) -> list[int]:
     """Return the columns that fit."""
     from rich.cells import cell_len
 

@@ -10,13 +10,16 @@ from mechprobe.lens import generate_with_lens, logit_lens
 from mechprobe.models import chat_prompt, load_model
 from mechprobe.plots.text import visible
 from mechprobe.report import write_report
-from mechprobe.results import LensResult, Result
+from mechprobe.results import LensResult, Result, WorldModelResult
+from mechprobe.worlds import evaluate_world_model, load_shipped, shipped_held_out
+from mechprobe.worlds.shipped import NAMES
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # Few, so that the demo is done in a minute: the interval it reports is wide.
 N_QUESTIONS = 80
+N_PAIRS = 100
 FACT = ("The capital of France is", " Paris")
 QUESTION = ("Is there a seahorse emoji?", "Yes, there is a seahorse emoji:")
 
@@ -50,7 +53,22 @@ def run_demo(out: Path, *, progress: bool = True) -> Iterator[tuple[str, Result,
     scores.save(out / "heads.nc")
     best = scores.select(0.5, seed=0)
     yield f"which head knows the answer? {best.headline()}", best, best.summary()
-    write_report([fact, said, best, scores], out / "report.html", title="mechprobe demo")
+    results: list[Result] = [fact, said, best, scores]
+    for title, held in _worlds(out, progress=progress):
+        results.append(held)
+        yield title, held, held.summary()
+    write_report(results, out / "report.html", title="mechprobe demo")
+
+
+def _worlds(out: Path, *, progress: bool) -> Iterator[tuple[str, WorldModelResult]]:
+    """Put both shipped models of one map to the metrics: alike by the next word, not otherwise."""
+    for name in NAMES:
+        net, world = load_shipped(name)
+        held = evaluate_world_model(
+            net, world, N_PAIRS, seed=0, sequences=shipped_held_out(name), progress=progress
+        )
+        held.save(out / f"world_{name}.nc")
+        yield f"does a model of {name.replace('_', ' ')} hold the map? ({world.name})", held
 
 
 def _last_position(result: LensResult) -> "pd.DataFrame":

@@ -17,9 +17,11 @@ from mechprobe.results.load import load_result as load_result
 from mechprobe.results.options import OptionRobustness as OptionRobustness
 from mechprobe.results.vocabulary import Expressibility as Expressibility
 from mechprobe.results.vocabulary import VocabularyNeighbors as VocabularyNeighbors
-from mechprobe.results.world_extras import Detours as Detours
-from mechprobe.results.world_extras import SequenceTraining as SequenceTraining
-from mechprobe.results.world_extras_map import MapReconstruction as MapReconstruction
-from mechprobe.results.world_extras_probes import StateProbes as StateProbes
-from mechprobe.results.world_extras_puzzles import SeatingPuzzles as SeatingPuzzles
+from mechprobe.results.world_detours import Detours as Detours
+from mechprobe.results.world_layers import StatePatching as StatePatching
+from mechprobe.results.world_layers import WorldByLayer as WorldByLayer
+from mechprobe.results.world_map import MapReconstruction as MapReconstruction
+from mechprobe.results.world_probes import StateProbes as StateProbes
+from mechprobe.results.world_puzzles import SeatingPuzzles as SeatingPuzzles
+from mechprobe.results.world_training import SequenceTraining as SequenceTraining
 from mechprobe.results.worlds import WorldModelResult as WorldModelResult

@@ -12,10 +12,12 @@ from mechprobe.results.heads_transfer import Transfer
 from mechprobe.results.lens import LensResult
 from mechprobe.results.options import OptionRobustness
 from mechprobe.results.vocabulary import Expressibility, VocabularyNeighbors
-from mechprobe.results.world_extras import Detours, SequenceTraining
-from mechprobe.results.world_extras_map import MapReconstruction
-from mechprobe.results.world_extras_probes import StateProbes
-from mechprobe.results.world_extras_puzzles import SeatingPuzzles
+from mechprobe.results.world_detours import Detours
+from mechprobe.results.world_layers import StatePatching, WorldByLayer
+from mechprobe.results.world_map import MapReconstruction
+from mechprobe.results.world_probes import StateProbes
+from mechprobe.results.world_puzzles import SeatingPuzzles
+from mechprobe.results.world_training import SequenceTraining
 from mechprobe.results.worlds import WorldModelResult
 
 _CLASSES: tuple[type[Result], ...] = (
@@ -36,6 +38,8 @@ _CLASSES: tuple[type[Result], ...] = (
     StateProbes,
     SeatingPuzzles,
     WorldModelResult,
+    WorldByLayer,
+    StatePatching,
 )
 
 

@@ -79,16 +79,46 @@ from mechprobe.worlds.traversals import Traversals as Traversals
 from mechprobe.worlds.traversals import valid_traversals as valid_traversals
 
 if TYPE_CHECKING:
+    from mechprobe.worlds.detour import detours as detours
     from mechprobe.worlds.evaluate import evaluate_world_model as evaluate_world_model
+    from mechprobe.worlds.layers import world_by_layer as world_by_layer
     from mechprobe.worlds.network import LanguageModel as LanguageModel
     from mechprobe.worlds.network import language_model as language_model
     from mechprobe.worlds.network import load_sequence_model as load_sequence_model
+    from mechprobe.worlds.patching import patch_states as patch_states
+    from mechprobe.worlds.probes import probe_states as probe_states
+    from mechprobe.worlds.puzzles import chat_judge as chat_judge
+    from mechprobe.worlds.puzzles import seating_puzzles as seating_puzzles
+    from mechprobe.worlds.reconstruct import corrupted as corrupted
+    from mechprobe.worlds.reconstruct import reconstruct_map as reconstruct_map
+    from mechprobe.worlds.shipped import load_shipped as load_shipped
+    from mechprobe.worlds.shipped import make_shipped as make_shipped
+    from mechprobe.worlds.shipped import shipped_held_out as shipped_held_out
+    from mechprobe.worlds.shipped import shipped_sequences as shipped_sequences
+    from mechprobe.worlds.shipped import shipped_training as shipped_training
+    from mechprobe.worlds.shipped import shipped_world as shipped_world
+    from mechprobe.worlds.train import train_sequence_model as train_sequence_model
 
 _HOME = {
     "LanguageModel": "mechprobe.worlds.network",
+    "chat_judge": "mechprobe.worlds.puzzles",
+    "corrupted": "mechprobe.worlds.reconstruct",
+    "detours": "mechprobe.worlds.detour",
     "evaluate_world_model": "mechprobe.worlds.evaluate",
     "language_model": "mechprobe.worlds.network",
     "load_sequence_model": "mechprobe.worlds.network",
+    "load_shipped": "mechprobe.worlds.shipped",
+    "make_shipped": "mechprobe.worlds.shipped",
+    "patch_states": "mechprobe.worlds.patching",
+    "probe_states": "mechprobe.worlds.probes",
+    "reconstruct_map": "mechprobe.worlds.reconstruct",
+    "seating_puzzles": "mechprobe.worlds.puzzles",
+    "shipped_held_out": "mechprobe.worlds.shipped",
+    "shipped_sequences": "mechprobe.worlds.shipped",
+    "shipped_training": "mechprobe.worlds.shipped",
+    "shipped_world": "mechprobe.worlds.shipped",
+    "train_sequence_model": "mechprobe.worlds.train",
+    "world_by_layer": "mechprobe.worlds.layers",
 }
 
 

@@ -26,6 +26,7 @@ from mechprobe.worlds.request import (
     as_predictor,
     checked,
     drawn_pairs,
+    named,
     require_room,
 )
 from mechprobe.worlds.scores import TESTS, Scored, Scores, Test, gather, scored
@@ -132,7 +133,7 @@ def evaluate_world_model(
     require_room(predictor, request)
     asked: dict[str, object] = {
         "world": world.name, "n": n, "suffixes": suffixes, "k": k, "acceptance": acceptance.label,
-        "mode": mode, "prefixes": _named(prefixes), "seed": seed, "sequences": _named(sequences),
+        "mode": mode, "prefixes": named(prefixes), "seed": seed, "sequences": named(sequences),
         "max_tokens": request.max_tokens, "baselines": baselines, "sensitivity": sensitivity,
     }  # fmt: skip
     about = _about(predictor)
@@ -218,13 +219,6 @@ def _sequences(world: World, request: Request, given: Sequence[Ids] | None) -> l
     if given is not None:
         return list(given)
     return world.random_walks(min(request.n, SEQUENCES), request.rng(1))
-
-
-def _named(sequences: str | Sequence[Ids] | None) -> str | None:
-    """Return what to record of sequences: how many, and their digest."""
-    if sequences is None or isinstance(sequences, str):
-        return sequences
-    return f"{len(sequences)} sequences, sha256 {digest_json([s.tolist() for s in sequences])}"
 
 
 def _curves(

@@ -1,6 +1,6 @@
 """A TransformerLens model as a predictor: words to ids, keys and values kept, many rows at once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,21 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechprobe.models import (
-    Model,
-    branching,
-    load_model,
-    require_model,
-    run,
-    takes_positions,
-    window,
-)
+from mechprobe.models import Model, branching, load_model, require_model, takes_positions, window
 from mechprobe.models.identity import source_of
-from mechprobe.models.protocol import input_device, model_name
+from mechprobe.models.protocol import Edit, input_device, model_name
 from mechprobe.worlds.kv_cache import SlotCache
 from mechprobe.worlds.predictor import LogProbs
 from mechprobe.worlds.predictors import RereadCursor, require_log_probs
 from mechprobe.worlds.protocol import PAD, Ids, World
+from mechprobe.worlds.residual import LayerReading, answer, layer_reading
 from mechprobe.worlds.vocabulary import TOKENS_FILE, stored_vocabulary, word_ids
 
 # Numbers in the residual stream of one forward pass, and rows of one cache that advance together.
@@ -33,6 +26,9 @@ STREAM_AT_ONCE = 2**20
 ROWS_AT_ONCE = 4096
 # Bytes of keys and values that a run of the metrics may hold.
 CACHE_BYTES = 256 * 2**20
+
+Edits = Callable[[Ids], Mapping[str, Edit]]
+"""Rows of some prefixes, read together, to what is changed in reading them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +43,7 @@ class LanguageModel:
         start_id: Model id that begins every sequence, or None.
         cached: Whether keys and values are kept from word to word.
         padded: Whether sequences of unequal length share a batch.
+        reading: The layer that is read; None for the model's own answer.
     """
 
     name: str
@@ -56,6 +53,7 @@ class LanguageModel:
     start_id: int | None
     cached: bool
     padded: bool
+    reading: LayerReading | None = None
 
     @property
     def longest(self) -> int:
@@ -74,6 +72,27 @@ class LanguageModel:
         heads = int(getattr(cfg, "n_key_value_heads", None) or cfg.n_heads)
         word = 2 * int(cfg.n_layers) * heads * int(cfg.d_head) * 4
         return max(1, CACHE_BYTES // (word * self.world.max_length))
+
+    def at_layer(self, layer: int) -> "LanguageModel":
+        """Return the predictor that stops after a layer, as a logit lens reads it.
+
+        Args:
+            layer: -1 for the embedding, l for the residual stream after block l.
+
+        Returns:
+            A predictor like this one; at the last layer it answers as the model does.
+
+        Raises:
+            ValueError: No such layer, or a read-out path that is not the model's.
+
+        Example:
+            >>> net.at_layer(0).name  # doctest: +SKIP
+            'street_grid_6x6, layer 0'
+        """
+        name = self.reading.of if self.reading else self.name
+        some = np.arange(min(len(self.ids), self.longest, 8))[None]
+        reading = layer_reading(self.model, name, layer, self.rectangle(some))
+        return replace(self, name=f"{name}, layer {layer}", reading=reading)
 
     def start(self, prefixes: Ids) -> "NetworkCursor | RereadCursor":
         """Read prefixes ``[n, length]``, filled up with -1 on the right, and stand behind them.
@@ -101,7 +120,7 @@ class LanguageModel:
             longest = int(lengths[rows].max())
             # Padding behind a sequence is not seen by any of its words.
             ids = np.where(sequences[rows, :longest] == PAD, 0, sequences[rows, :longest])
-            logits = _some(run(self.model, self.rectangle(ids), {}, logits="all").logits)
+            logits, _ = answer(self.model, self.rectangle(ids), "all", self.reading)
             found = self.log_probs(logits[:, -longest:])
             last = found[np.arange(len(rows)), lengths[rows] - 1]
             out[rows, :longest] = found
@@ -111,11 +130,10 @@ class LanguageModel:
 
     def rectangle(self, ids: Ids) -> Int[Tensor, "row pos"]:
         """Return words as ids of the model, on its device, behind the start token."""
-        device = input_device(self.model)
         found = self.ids[torch.as_tensor(ids)]
         if self.start_id is not None:
             found = torch.nn.functional.pad(found, (1, 0), value=self.start_id)
-        return found.to(device)
+        return found.to(input_device(self.model))
 
     def log_probs(self, logits: Float[Tensor, "*rows d_vocab"]) -> LogProbs:
         """Return log-probabilities of the world's words, normalised over all that can be said."""
@@ -126,7 +144,7 @@ class LanguageModel:
         return out
 
     def _read_last(self, ids: Ids) -> LogProbs:
-        logits = _some(run(self.model, self.rectangle(ids), {}, logits="last").logits)
+        logits, _ = answer(self.model, self.rectangle(ids), "last", self.reading)
         return self.log_probs(logits[:, -1])
 
     def _require_lengths(self, ids: Ids) -> None:
@@ -154,9 +172,16 @@ class LanguageModel:
 
 
 class NetworkCursor:
-    """Sequences that a cached model is reading side by side; see ``Cursor``."""
+    """Sequences that a cached model is reading side by side; see ``Cursor``.
 
-    def __init__(self, network: LanguageModel, prefixes: Ids) -> None:
+    Args:
+        network: The model.
+        prefixes: ``[n, length]``, filled up with -1 on the right.
+        edits: What is changed while they are read, and only then; column -p of an activation is
+            the p-th word from the end of every prefix.
+    """
+
+    def __init__(self, network: LanguageModel, prefixes: Ids, edits: Edits | None = None) -> None:
         self._network = network
         self._groups: list[_Group] = []
         lengths = (prefixes != PAD).sum(axis=1)
@@ -165,7 +190,8 @@ class NetworkCursor:
         while len(order):
             some = order[: self._size(lengths[order])]
             rows.append(some)
-            self._groups.append(_Group.read(network, prefixes[some], lengths[some]))
+            edit = edits(some) if edits else None
+            self._groups.append(_Group.read(network, prefixes[some], lengths[some], edit))
             order = order[len(some) :]
         self._place(rows, len(prefixes))
 
@@ -230,7 +256,9 @@ class _Group:
     log_probs: LogProbs
 
     @classmethod
-    def read(cls, network: LanguageModel, prefixes: Ids, lengths: Ids) -> "_Group":
+    def read(
+        cls, network: LanguageModel, prefixes: Ids, lengths: Ids, edit: Mapping[str, Edit] | None
+    ) -> "_Group":
         n, width = len(prefixes), int(lengths.max(initial=0))
         column = np.arange(width) - (width - lengths)[:, None]
         ids = np.take_along_axis(prefixes, np.maximum(column, 0), axis=1)
@@ -246,7 +274,7 @@ class _Group:
         mask = None if whole else real.to(torch.int64)
         positions = None if mask is None else (mask.cumsum(1) - 1).clamp(min=0)
         cache = SlotCache.empty(int(network.model.cfg.n_layers), n)
-        return cls._after(network, cache, mask, lengths, tokens, positions)
+        return cls._after(network, cache, mask, lengths, tokens, positions, edit)
 
     def forked(self) -> "_Group":
         """Return a copy with a cache of its own."""
@@ -281,19 +309,13 @@ class _Group:
         lengths: Ids,
         tokens: Tensor,
         positions: Tensor | None,
+        edit: Mapping[str, Edit] | None = None,
     ) -> "_Group":
         device = input_device(network.model)
-        done = run(
-            network.model,
-            tokens.to(device),
-            {},
-            mask=None if mask is None else mask.to(device),
-            positions=None if positions is None else positions.to(device),
-            logits="last",
-            cache=cache.cache,
-            keep_cache=True,
-        )
-        found = network.log_probs(_some(done.logits)[:, -1])[cache.slot]
+        seen, at = (None if x is None else x.to(device) for x in (mask, positions))
+        logits, _ = answer(network.model, tokens.to(device), "last", network.reading, edit=edit,
+                           mask=seen, positions=at, cache=cache.cache, keep_cache=True)  # fmt: skip
+        found = network.log_probs(logits[:, -1])[cache.slot]
         return cls(network, cache, mask, lengths, found)
 
 
@@ -370,13 +392,6 @@ def load_sequence_model(
         raise FileNotFoundError(msg)
     model = load_model(str(where), device=device)
     return language_model(model, world, name=name)
-
-
-def _some(logits: Tensor | None) -> Tensor:
-    if logits is None:
-        msg = "logits were asked for, and the model gave none."
-        raise ValueError(msg)
-    return logits
 
 
 def _called(model: Any) -> str:

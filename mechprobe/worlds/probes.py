@@ -15,12 +15,12 @@ from tqdm.auto import tqdm
 from mechprobe.models import describe, run
 from mechprobe.models.protocol import Sink
 from mechprobe.provenance import Stopwatch, digest_json
-from mechprobe.results.world_extras_probes import Read, StateProbes, probes_of
+from mechprobe.results.world_probes import Read, StateProbes, probes_of
 from mechprobe.worlds.network import LanguageModel, language_model
 from mechprobe.worlds.protocol import PAD, Ids, World
+from mechprobe.worlds.residual import chosen_layers, hook_name
 from mechprobe.worlds.sequences import pad
 
-EMBEDDING = -1
 _ROWS_AT_ONCE = 64
 _ITERATIONS = 300
 
@@ -102,7 +102,7 @@ def probe_states(
     """
     clock = Stopwatch()
     net = model if isinstance(model, LanguageModel) else language_model(model, world)
-    chosen = _layers(net, layers)
+    chosen = chosen_layers(net.name, int(net.model.cfg.n_layers), layers)
     rng = np.random.default_rng(seed)
     is_test = _split(len(sequences), test, rng)
     name, found = _places(world, sequences, label, places, control_words, rng)
@@ -128,19 +128,6 @@ def probe_states(
     majority = _majority(found.label, held_out)
     return probes_of(reads, chosen, found.row[held_out], majority, provenance,
                      n_train=int((~held_out).sum()))  # fmt: skip
-
-
-def _layers(net: LanguageModel, layers: Sequence[int] | None) -> list[int]:
-    n_layers = int(net.model.cfg.n_layers)
-    chosen = list(range(EMBEDDING, n_layers)) if layers is None else list(layers)
-    wrong = [layer for layer in chosen if not EMBEDDING <= layer < n_layers]
-    if wrong or not chosen or len(set(chosen)) < len(chosen):
-        msg = (
-            f"layers={chosen}: {net.name} has blocks 0..{n_layers - 1}, and {EMBEDDING} is the "
-            "embedding; name each once."
-        )
-        raise ValueError(msg)
-    return sorted(chosen)
 
 
 def _split(n: int, test: float, rng: np.random.Generator) -> Bool[np.ndarray, " sequence"]:
@@ -234,7 +221,9 @@ def _features(
         place[rows] = np.arange(len(rows))
         row = torch.from_numpy(place[places.row[at]])
         column = torch.from_numpy(places.column[at] + int(net.start_id is not None))
-        sinks = {_hook(n): _keeper(x, at, row, column) for n, x in zip(layers, out, strict=True)}
+        sinks = {
+            hook_name(n): _keeper(x, at, row, column) for n, x in zip(layers, out, strict=True)
+        }
         run(net.model, rectangle, sinks)
     return out
 
@@ -249,10 +238,6 @@ def _keeper(
         out[at] = resid[row.to(resid.device), column.to(resid.device)].float().cpu().numpy()
 
     return keep
-
-
-def _hook(layer: int) -> str:
-    return "blocks.0.hook_resid_pre" if layer == EMBEDDING else f"blocks.{layer}.hook_resid_post"
 
 
 def _standardised(x: Features, train: Bool[np.ndarray, " place"]) -> Features:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mechprobe.provenance import Json, Stopwatch
-from mechprobe.results.world_extras_puzzles import Asked, SeatingPuzzles, puzzles_of
+from mechprobe.results.world_puzzles import Asked, SeatingPuzzles, puzzles_of
 from mechprobe.worlds.protocol import Ids
 from mechprobe.worlds.seating import PEOPLE, Seating
 

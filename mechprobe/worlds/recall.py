@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mechprobe.worlds.acceptance import Acceptance
 from mechprobe.worlds.language import Boundary
-from mechprobe.worlds.predictor import Predictor
+from mechprobe.worlds.predictor import Cursor, Predictor
 from mechprobe.worlds.predictors import accepted
 from mechprobe.worlds.protocol import Ids, Mask
 
@@ -34,24 +34,47 @@ def recalled(
 
 
 def _known(predictor: Predictor, prefixes: Ids, boundary: Boundary, acceptance: Acceptance) -> Mask:
-    """Return which strings the model accepts after the first prefix and not after the second.
-
-    Strings of a pair share what they begin with; a string is left once the first prefix refuses a
-    word, and no longer followed after the second once that one does.
-    """
-    n = boundary.n_pairs
-    in1, in2 = np.ones((2, len(boundary)), dtype=np.bool_)
+    """Return which strings the model accepts after the first prefix and not after the second."""
+    rows = np.arange(2 * boundary.n_pairs).reshape(2, -1)
     if not len(boundary):
-        return in1
+        return np.ones(0, dtype=np.bool_)
     cursor = predictor.start(prefixes)
-    node, row1, row2 = boundary.pair.copy(), np.arange(n), np.arange(n, 2 * n)
-    for level in range(boundary.strings.shape[1]):
-        going = np.flatnonzero((boundary.lengths > level) & in1)
-        word = boundary.strings[going, level]
+    in1, in2 = followed(cursor, rows, boundary, acceptance, first_decides=True)
+    return in1 & ~in2
+
+
+def followed(
+    cursor: Cursor,
+    rows: Ids,
+    strings: Boundary,
+    acceptance: Acceptance,
+    *,
+    first_decides: bool = False,
+) -> Mask:
+    """Return which strings a model accepts, word by word, after one prefix or several.
+
+    Strings of a pair share what they begin with. A string is no longer followed after a prefix
+    that refuses one of its words.
+
+    Args:
+        cursor: Stands behind the prefixes; goes on from there.
+        rows: Its row for each prefix of each pair, ``[side, pair]``.
+        strings: Of each pair; need be no boundary.
+        acceptance: Which words a model accepts.
+        first_decides: Leave a string altogether once the first side refuses a word.
+
+    Returns:
+        ``[side, string]``; what ``first_decides`` left out is as far as it came.
+    """
+    inside = np.ones((len(rows), len(strings)), dtype=np.bool_)
+    node, at = strings.pair.copy(), rows
+    deciding = slice(0, 1 if first_decides else None)
+    for level in range(strings.strings.shape[1]):
+        going = np.flatnonzero((strings.lengths > level) & inside[deciding].any(axis=0))
+        word = strings.strings[going, level]
         allowed = accepted(cursor, acceptance)
-        in1[going] &= allowed[row1[node[going]], word]
-        in2[going] &= allowed[row2[node[going]], word]
-        more = in1[going] & (boundary.lengths[going] > level + 1)
+        inside[:, going] &= allowed[at[:, node[going]], word]
+        more = inside[deciding][:, going].any(axis=0) & (strings.lengths[going] > level + 1)
         going, word = going[more], word[more]
         if not len(going):
             break
@@ -60,11 +83,10 @@ def _known(predictor: Predictor, prefixes: Ids, boundary: Boundary, acceptance: 
             node[going] * n_tokens + word, return_index=True, return_inverse=True
         )
         parent, after = said // n_tokens, said % n_tokens
-        followed = in2[going[first]]
-        rows = np.concatenate([row1[parent], row2[parent[followed]]])
-        cursor.advance(rows, np.concatenate([after, after[followed]]))
-        # Where the second prefix has refused a word its row does not matter; any will do.
-        row1, row2 = np.arange(len(said)), np.zeros(len(said), dtype=np.int64)
-        row2[followed] = len(said) + np.arange(int(followed.sum()))
+        side, new = np.nonzero(inside[:, going[first]])
+        cursor.advance(at[side, parent[new]], after[new])
+        # Where a side has refused a word its row does not matter; any will do.
+        at = np.zeros((len(rows), len(said)), dtype=np.int64)
+        at[side, new] = np.arange(len(side))
         node[going] = to
-    return in1 & ~in2
+    return inside

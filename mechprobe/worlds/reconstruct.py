@@ -7,7 +7,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mechprobe.provenance import Stopwatch, digest_json
-from mechprobe.results.world_extras_map import MapReconstruction, reconstruction_of
+from mechprobe.results.world_map import MapReconstruction, reconstruction_of
 from mechprobe.worlds.protocol import PAD, Ids, Mask
 from mechprobe.worlds.reconstruct_layout import Measure, layout, near_nodes
 from mechprobe.worlds.streets import END, StreetMap

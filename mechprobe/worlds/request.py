@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mechprobe.models import Model
+from mechprobe.provenance import digest_json
 from mechprobe.worlds.acceptance import Acceptance, Epsilon
 from mechprobe.worlds.network import LanguageModel, language_model
 from mechprobe.worlds.pairs import Mode, Pairs, draw_different, draw_same, pairs_of
@@ -126,6 +127,30 @@ def as_predictor(model: Subject, world: World) -> Predictor:
     return callable_model(model, world)
 
 
+def as_network(model: object, world: World) -> LanguageModel:
+    """Return what was passed as a model whose inside can be reached.
+
+    Raises:
+        TypeError: It is an oracle, a function, or anything else without layers.
+        ValueError: It predicts another world or is read at a layer already, or as
+            ``language_model``.
+    """
+    if not isinstance(model, LanguageModel | Model):
+        called = getattr(model, "name", None) or getattr(model, "__name__", None)
+        msg = (
+            f"{called or 'what was passed'} is {type(model).__name__} and has no layers to look "
+            "into; pass a TransformerLens model, or what language_model or load_sequence_model "
+            "returned."
+        )
+        raise TypeError(msg)
+    net = model if isinstance(model, LanguageModel) else language_model(model, world)
+    as_predictor(net, world)
+    if net.reading is not None:
+        msg = f"{net.name} is read at a layer already; pass the model that it is a layer of."
+        raise ValueError(msg)
+    return net
+
+
 def require_room(predictor: Predictor, request: Request) -> None:
     """Refuse a model whose context is too short, before anything runs.
 
@@ -166,3 +191,10 @@ def drawn_pairs(
     else:
         same, different = pairs_of(world, list(prefixes), request.n, rng)
     return same.require("compression"), different.require("distinction")
+
+
+def named(sequences: str | Sequence[Ids] | None) -> str | None:
+    """Return what to record of sequences: how many, and their digest."""
+    if sequences is None or isinstance(sequences, str):
+        return sequences
+    return f"{len(sequences)} sequences, sha256 {digest_json([s.tolist() for s in sequences])}"

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from mechprobe.provenance import Json, Stopwatch, digest_json
 from mechprobe.results.files import write_whole
-from mechprobe.results.world_extras import SequenceTraining, training_of
+from mechprobe.results.world_training import SequenceTraining, training_of
 from mechprobe.stats import accuracy_interval
 from mechprobe.worlds.protocol import PAD, Ids, World
 from mechprobe.worlds.sequences import pad

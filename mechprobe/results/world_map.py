@@ -41,7 +41,7 @@ class MapReconstruction(Result):
         Raises:
             ValueError: An unknown kind; the only one is ``"map"``.
         """
-        from mechprobe.plots import world_extras_map as plots
+        from mechprobe.plots import world_map as plots
 
         return plots.map_figure(self.data, kind, str(self.provenance.model.get("name", "")))
 

@@ -49,7 +49,7 @@ class StateProbes(Result):
         Raises:
             ValueError: An unknown kind; the only one is ``"layers"``.
         """
-        from mechprobe.plots import world_extras as plots
+        from mechprobe.plots import world_curves as plots
 
         name = str(self.provenance.model.get("name", ""))
         return plots.probes_figure(

@@ -9,9 +9,10 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from mechprobe.provenance import Json, Stopwatch, digest_json
-from mechprobe.results.world_extras import Detours, detours_of
+from mechprobe.results.world_detours import Detours, detours_of
 from mechprobe.worlds.predictor import Cursor, LogProbs, Predictor
 from mechprobe.worlds.protocol import PAD, Ids, States
+from mechprobe.worlds.request import Subject, as_predictor
 from mechprobe.worlds.streets import END, WALKING, StreetMap
 
 DetourKind = Literal["random_valid", "least_likely", "second_most_likely"]
@@ -23,7 +24,7 @@ Uniforms = npt.NDArray[np.float64]
 
 
 def detours(
-    model: Predictor | Any,
+    model: Subject,
     world: StreetMap,
     *,
     kind: DetourKind = "random_valid",
@@ -47,7 +48,8 @@ def detours(
     stands a navigator who always knows a shortest way: what can be reached at all.
 
     Args:
-        model: A predictor, or a TransformerLens model whose folder says its words.
+        model: A predictor, a TransformerLens model whose folder says its words, or a function of
+            ids ``[n, length]`` (see ``callable_model``).
         world: Streets.
         kind: Which turn is forced.
         p: Probabilities of a detour.
@@ -94,27 +96,6 @@ def detours(
         "detours", arguments, {"name": predictor.name, "world": world.name}, data, seed=seed
     )
     return detours_of(found[0], found[1], shares, OUTCOMES, provenance)
-
-
-def as_predictor(model: Predictor | Any, world: StreetMap) -> Predictor:
-    """Return a predictor as it is, and a TransformerLens model as one.
-
-    Raises:
-        TypeError: It is neither.
-    """
-    if isinstance(model, Predictor):
-        return model
-    from mechprobe.models import Model
-
-    if not isinstance(model, Model):
-        msg = (
-            f"{type(model).__name__} is no predictor; wrap a function with callable_model(fn, "
-            "world), or a TransformerLens model with language_model(model, world)."
-        )
-        raise TypeError(msg)
-    from mechprobe.worlds.network import language_model
-
-    return language_model(model, world)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ class SeatingPuzzles(Result):
         Raises:
             ValueError: An unknown kind; the only one is ``"bars"``.
         """
-        from mechprobe.plots import world_extras as plots
+        from mechprobe.plots import world_curves as plots
 
         world = str(self.provenance.model.get("world", ""))
         return plots.puzzles_figure(self.data, kind, world)

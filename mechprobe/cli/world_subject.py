@@ -1,0 +1,144 @@
+"""Which model, which world, and where the result goes: what all world commands are told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cyclopts import Parameter
+
+from mechprobe.cli.show import deliver, require_folders
+
+if TYPE_CHECKING:
+    from mechprobe.results import Result
+    from mechprobe.worlds import Acceptance, Ids, LanguageModel, StreetMap, World
+
+SHIPPED = ("random_walks", "shortest_paths")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Subject:
+    """Which model, of which world.
+
+    Attributes:
+        model: A model that comes with the package (random_walks, shortest_paths), or a folder or
+            hub id with a tokens.json.
+        world: An edge list (.csv: node, direction, neighbor), or grid:6, othello, othello:6,
+            seating:3, connect4:2, dyck:2:4 (brackets, depth); not for models of the package.
+        device: Where to run.
+    """
+
+    model: str = "random_walks"
+    world: str | None = None
+    device: str | None = None
+
+    def load(self) -> "tuple[LanguageModel, World]":
+        """Return model and world."""
+        from mechprobe import worlds
+
+        if self.model in SHIPPED:
+            if self.world is not None:
+                msg = f"--world has no effect here: {self.model} comes with its own."
+                raise ValueError(msg)
+            name: Any = self.model
+            return worlds.load_shipped(name)
+        if self.world is None:
+            msg = f"--world is needed: which world are the words of {self.model} of? For instance "
+            raise ValueError(msg + "--world edges.csv, or --world seating:3.")
+        there = world_named(self.world)
+        return worlds.load_sequence_model(self.model, there, device=self.device), there
+
+    def held_out(self) -> "list[Ids] | None":
+        """Return what a model of the package was judged by; None for others."""
+        from mechprobe.worlds import shipped_held_out
+
+        name: Any = self.model
+        return shipped_held_out(name) if name in SHIPPED else None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Output:
+    """Where results go.
+
+    Attributes:
+        json: Print the result as JSON and nothing else.
+        out: Save the result here (netCDF, .nc).
+        html: Write the result as a page here.
+    """
+
+    json: bool = False
+    out: Path | None = None
+    html: Path | None = None
+
+    def check(self) -> None:
+        """Refuse to start on what could not be written down."""
+        require_folders(self.out, self.html)
+
+    def deliver(self, result: "Result") -> None:
+        """Show the result and write it where asked to."""
+        table: Any = result
+        deliver(result, table.summary(), json=self.json, out=self.out, html=self.html, keep="all")
+
+
+def world_named(text: str) -> "World":
+    """Return the world that ``--world`` names.
+
+    Raises:
+        ValueError: It names none.
+    """
+    from mechprobe import worlds
+
+    if text.endswith(".csv"):
+        return worlds.StreetMap.from_edges(text)
+    name, *sizes = text.split(":")
+    makers = {
+        "grid": (worlds.StreetMap.grid, 1, 1), "othello": (worlds.Othello, 0, 1),
+        "seating": (worlds.Seating, 1, 1), "connect4": (worlds.CumulativeConnect4, 1, 1),
+        "dyck": (worlds.Dyck, 2, 2),
+    }  # fmt: skip
+    make, least, most = makers.get(name, (None, 0, 0))
+    fits = least <= len(sizes) <= most and all(size.isdigit() for size in sizes)
+    if make is None or not fits:
+        msg = (
+            f"--world {text!r} is no edge list (.csv) and none of grid:6, othello, othello:6, "
+            "seating:3, connect4:2, dyck:2:4."
+        )
+        raise ValueError(msg)
+    found: Any = make(*map(int, sizes))
+    there: World = found
+    return there
+
+
+def acceptance_named(text: str) -> "Acceptance":
+    """Return the rule that ``--acceptance`` names.
+
+    Raises:
+        ValueError: It names none, or its number is out of range.
+    """
+    from mechprobe.worlds import Epsilon, TopK, TopP
+
+    name, _, value = text.partition(":")
+    makers: dict[str, Any] = {"epsilon": Epsilon, "top-k": TopK, "top-p": TopP}
+    kinds: dict[str, Any] = {"epsilon": float, "top-k": int, "top-p": float}
+    try:
+        number = kinds[name](value)
+    except (KeyError, ValueError):
+        msg = f"--acceptance {text!r} is none of epsilon:0.01, top-k:5, top-p:0.9."
+        raise ValueError(msg) from None
+    rule: Acceptance = makers[name](number)
+    return rule
+
+
+def streets_of(there: "World") -> "StreetMap":
+    """Return a world that is streets.
+
+    Raises:
+        ValueError: It is not.
+    """
+    from mechprobe.worlds import StreetMap
+
+    if not isinstance(there, StreetMap):
+        msg = f"this goes with streets; {there.name} has none."
+        raise ValueError(msg)
+    return there
