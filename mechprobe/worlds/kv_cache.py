@@ -27,7 +27,11 @@ ROWS_COPIED = 32
 
 
 class SlotLayer(DynamicLayer):
-    """Keys and values of one layer, ``[slot, head, column, d_head]``, with room to grow."""
+    """Keys and values of one layer with room to grow.
+
+    They lie as ``[slot, head, d_head, column]``: a product with one query then runs along memory,
+    and takes two thirds of the time.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,21 +47,23 @@ class SlotLayer(DynamicLayer):
     ) -> tuple[Tensor, Tensor]:
         """Write new columns and return all."""
         del args, kwargs
-        new = (key_states, value_states)
+        new = tuple(x.transpose(2, 3) for x in (key_states, value_states))
         before, self._length = self._length, self._length + key_states.shape[2]
         if not self._buffers:
             self._n_rows = len(key_states)
             self._buffers = [self._empty(x, self._n_rows) for x in new]
             self.dtype, self.device = key_states.dtype, key_states.device
             self.is_initialized = True
-        elif self._length > self._buffers[0].shape[2]:
+        elif self._length > self._buffers[0].shape[3]:
             old = self._buffers
             self._buffers = [self._empty(x, len(x)) for x in old]
             for wide, narrow in zip(self._buffers, old, strict=True):
-                wide[: self._n_rows, :, :before] = narrow[: self._n_rows, :, :before]
+                wide[: self._n_rows, ..., :before] = narrow[: self._n_rows, ..., :before]
         for buffer, x in zip(self._buffers, new, strict=True):
-            buffer[: self._n_rows, :, before : self._length] = x
-        self.keys, self.values = (b[: self._n_rows, :, : self._length] for b in self._buffers)
+            buffer[: self._n_rows, ..., before : self._length] = x
+        self.keys, self.values = (
+            self._read(buffer, slice(self._n_rows)) for buffer in self._buffers
+        )
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
@@ -69,21 +75,25 @@ class SlotLayer(DynamicLayer):
         for i, buffer in enumerate(self._buffers):
             if n_rows > len(buffer):
                 grown = self._empty(buffer, _with_spare(n_rows, buffer.device))
-                before = buffer[: self._n_rows, :, : self._length]
-                grown[: self._n_rows, :, : self._length] = before
+                before = buffer[: self._n_rows, ..., : self._length]
+                grown[: self._n_rows, ..., : self._length] = before
                 self._buffers[i] = buffer = grown
             for some, to in zip(source.split(ROWS_COPIED), target.split(ROWS_COPIED), strict=True):
-                buffer[to, :, : self._length] = buffer[some, :, : self._length]
+                buffer[to, ..., : self._length] = buffer[some, ..., : self._length]
         self._n_rows = n_rows
 
     def taken(self, rows: Tensor) -> "SlotLayer":
         """Return a new layer with some of the rows."""
         out = SlotLayer()
-        out.update(*(buffer[rows, :, : self._length] for buffer in self._buffers))
+        out.update(*(self._read(buffer, rows) for buffer in self._buffers))
         return out
 
+    def _read(self, buffer: Tensor, rows: slice | Tensor) -> Tensor:
+        """Return some rows as the model takes them, ``[row, head, column, d_head]``."""
+        return buffer[rows, ..., : self._length].transpose(2, 3)
+
     def _empty(self, like: Tensor, n_rows: int) -> Tensor:
-        return like.new_empty((n_rows, like.shape[1], self._length + ROOM, like.shape[3]))
+        return like.new_empty((n_rows, *like.shape[1:3], self._length + ROOM))
 
 
 def _with_spare(n_rows: int, device: torch.device) -> int:
