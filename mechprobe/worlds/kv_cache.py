@@ -61,9 +61,9 @@ class SlotLayer(DynamicLayer):
                 wide[: self._n_rows, ..., :before] = narrow[: self._n_rows, ..., :before]
         for buffer, x in zip(self._buffers, new, strict=True):
             buffer[: self._n_rows, ..., before : self._length] = x
-        self.keys, self.values = (
-            self._read(buffer, slice(self._n_rows)) for buffer in self._buffers
-        )
+        used = slice(self._n_rows)
+        views: Any = [self._read(buffer, used) for buffer in self._buffers]
+        self.keys, self.values = views
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
