@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -46,14 +45,18 @@ class Problem:
     targets: Tensor | None
     k: int
     transform: Callable[[Tensor], Tensor] | None = None
-    rows_per_tile: int | None = None
+    scratch_rows: int | None = None
 
     def read(self, **changes: Any) -> Fields:
         from mechprobe.kernels import readout
 
         options: dict[str, Any] = {"k": self.k, "targets": self.targets}
-        options |= {"transform": self.transform, "rows_per_tile": self.rows_per_tile}
-        out = readout(self.rows, self.W_U, self.b_U, **(options | changes))
+        options |= {"transform": self.transform, "scratch_rows": self.scratch_rows} | changes
+        scratch_rows = options.pop("scratch_rows")
+        if scratch_rows is not None:
+            itemsize = torch.promote_types(self.rows.dtype, torch.float32).itemsize
+            options["scratch_bytes"] = scratch_rows * self.W_U.shape[1] * itemsize
+        out = readout(self.rows, self.W_U, self.b_U, **options)
         return {field.name: getattr(out, field.name) for field in fields(out)}
 
     def expected(self, dtype: torch.dtype) -> Fields:
@@ -197,57 +200,6 @@ def test_huge_and_tiny_logits_in_float32(problem: Problem, scale: float) -> None
     assert_loops_agree(scaled, atol=2e-5, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("n_entries", "n_rows"), [(1, 1), (1, 6), (3, 4), (4, 1)])
-def test_every_tile_size_gives_the_same(n_entries: int, n_rows: int) -> None:
-    rows = torch.randn(n_entries, n_rows, 5, dtype=torch.float64)
-    targets = torch.randint(200, (n_rows, 2))
-    problem = Problem(rows, torch.randn(5, 200).double(), None, targets, 7, softcap_in_place)
-    whole = problem.read()
-    for size in range(1, n_entries * n_rows + 3):
-        assert_same(problem.read(rows_per_tile=size), whole, atol=1e-13)
-        assert_loops_agree(problem, atol=1e-12, rows_per_tile=size)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 12, 50])
-def test_no_more_logits_at_once_than_asked(size: int) -> None:
-    seen: list[int] = []
-
-    def watch(z: Tensor) -> Tensor:
-        seen.append(len(z))
-        return z
-
-    problem = Problem(torch.randn(3, 5, 4), torch.randn(4, 70), None, None, 2, watch, size)
-    problem.read()
-    assert sum(seen) == 15
-    assert max(seen) <= size
-
-
-def test_scratch_bytes_bound_the_default_tile(monkeypatch: pytest.MonkeyPatch) -> None:
-
-    # By name, because the function hides the module of the same name.
-    module = import_module("mechprobe.kernels.readout")
-    problem = Problem(torch.randn(3, 5, 4), torch.randn(4, 70), None, None, 2)
-    whole = problem.read()
-    seen: list[int] = []
-
-    multiply = module._Tile.multiply
-
-    def watch(self: Any, x: Tensor) -> Tensor:
-        product = multiply(self, x)
-        seen.append(product.nbytes)
-        return product
-
-    monkeypatch.setattr(module._Tile, "multiply", watch)
-    row = 2 * 70 * 4  # logits and reference, 70 columns of float32
-    # Room for 1 row, 2 rows, 12 rows; 3 entries of 5 rows are then 15, 9 and 2 products.
-    for scratch, n_products in ((1, 15), (2 * row, 9), (12 * row, 2)):
-        seen.clear()
-        monkeypatch.setattr(module, "SCRATCH_BYTES", scratch)
-        assert_same(problem.read(), whole, atol=1e-6)
-        assert 2 * max(seen) <= max(scratch, row)
-        assert len(seen) == n_products
-
-
 @pytest.mark.parametrize("scale", [0.25, 1.0, 8.0])
 def test_float32_over_a_real_vocabulary(scale: float) -> None:
     """Flat to sharp distributions over 20,000 ids: sums of many terms still round by 2e-5."""
@@ -265,7 +217,7 @@ def test_a_batch_is_its_singles(problem: Problem) -> None:
         for row in range(n_rows):
             targets = None if problem.targets is None else problem.targets[row : row + 1]
             rows = problem.rows[[0, entry], row : row + 1]
-            single = replace(problem, rows=rows, targets=targets, rows_per_tile=None).read()
+            single = replace(problem, rows=rows, targets=targets, scratch_rows=None).read()
             assert_same(pick(single, 1, 0), pick(whole, entry, row))
 
 
@@ -379,7 +331,7 @@ def test_undefined_rows_show_in_log_z_and_nowhere_else(kind: str, size: int | No
         W_U[0, 77] = 1e200
         b_U = torch.zeros(129).double()
         b_U[77] = -torch.inf if kind == "one NaN" else 0.0
-    problem = Problem(rows, W_U, b_U, torch.randint(129, (4, 2)), 3, rows_per_tile=size)
+    problem = Problem(rows, W_U, b_U, torch.randint(129, (4, 2)), 3, scratch_rows=size)
     clean = problem.read()
     assert bool(clean["log_z"].isfinite().all())
     bad = torch.zeros(3, 4, dtype=torch.bool)

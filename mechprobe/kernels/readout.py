@@ -15,16 +15,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechprobe.kernels.gemm import Gemm, fastest_gemm, gemm_path
+from mechprobe.kernels.reductions import ROWS_AT_ONCE, Pass, Stepwise, compiler
 from mechprobe.kernels.topk import top_k as exact_top_k
 
 LogitTransform = Callable[[Tensor], Tensor]
 
-# Two [row, d_vocab] buffers live at a time: logits and the reference distribution. 48 MiB is 128
-# rows of 49,152 columns; 31 x 128 rows then take 0.92 s, at 64 rows a tile 0.98 s.
-SCRATCH_BYTES = 48 * 2**20
-# The product is fast on many rows; what follows it is limited by memory and fast on few, which stay
-# in the cache from one reduction to the next: 6.1 ms instead of 8.0 for 128 x 49,152.
-_ROWS_AT_ONCE = 16
+# Rows of logits (two parts) and of the reference distribution (one part) live at a time. 72 MiB is
+# 256 + 128 rows of 49,152 columns: a product of 256 rows takes 5 to 8 % less time a row than one of
+# 128, and one of 512 hardly less.
+SCRATCH_BYTES = 72 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ def readout(
     k: int,
     targets: Int[Tensor, "row target"] | None = None,
     transform: LogitTransform | None = None,
-    rows_per_tile: int | None = None,
+    scratch_bytes: int | None = None,
     gemm: Gemm | None = None,
 ) -> Readout:
     r"""Read every row through the unembedding in one pass over row tiles.
@@ -82,7 +81,8 @@ def readout(
         k: How many ids to keep per row, ``1 <= k <= d_vocab``.
         targets: Ids whose log-probability and rank are wanted, per row; none where omitted.
         transform: The model's map from raw to final logits; may work in place.
-        rows_per_tile: Rows of logits held at once; default from ``SCRATCH_BYTES``.
+        scratch_bytes: Room for logits and reference distributions, at least one row of each;
+            default ``SCRATCH_BYTES``. Blocks of 16 rows come on top.
         gemm: Matrix product to use; by default the fastest one found by trial.
 
     Returns:
@@ -98,38 +98,36 @@ def readout(
     if targets is None:
         targets = torch.empty(n_rows, 0, dtype=torch.long, device=rows.device)
     dtype = torch.promote_types(rows.dtype, torch.float32)
-    if rows_per_tile is None:
-        rows_per_tile = max(1, SCRATCH_BYTES // (2 * W_U.shape[1] * dtype.itemsize))
-    n_pos = min(rows_per_tile, max(n_rows, 1))
-    n_group = min(rows_per_tile // n_pos, n_entries)
+    room = (scratch_bytes or SCRATCH_BYTES) // (W_U.shape[1] * dtype.itemsize)
+    n_group, n_pos = _tile_shape(n_entries, n_rows, room)
     path = gemm or fastest_gemm(W_U, n_entries * n_rows)
-    tile = _Tile(W_U, b_U, transform, path, n_group * n_pos, dtype)
+    tile = _Tile(W_U, b_U, transform, (n_group, n_pos), dtype)
     out = _empty(n_entries, n_rows, k, targets.shape[1], rows.device, dtype)
-    reference = torch.empty(n_pos, W_U.shape[1], dtype=dtype, device=W_U.device)
+    compiled = compiler.get(tile.product, n_entries * n_rows * W_U.shape[1])
     # Positions outside, entries inside: the reference distribution is made once per position.
     for start in range(0, n_rows, n_pos):
         span = slice(start, min(start + n_pos, n_rows))
         for first in range(0, n_entries, n_group):
             group = slice(first, min(first + n_group, n_entries))
-            product = tile.multiply(rows[group, span])
-            for entries, pos in _blocks(*product.shape[:2]):
-                cells = _part(_part(out, group, span), entries, pos)
-                z, p, log_sum = tile.read(product[entries, pos], targets[span][pos], k, cells)
-                if first == 0 and entries.start == 0:
-                    reference[pos] = p[0]
-                kl = log_sum - _dot(reference[pos], z) - out.entropy[0, span][pos]
-                cells.kl[:] = kl.clamp(min=0.0)
+            z = tile.multiply(rows[group, span], path)
+            tile.read(z, targets[span], _part(out, group, span), compiled, is_first=first == 0)
+    # So far the cross-entropy from the reference.
+    out.kl.sub_(out.entropy[0].clone()).clamp_(min=0.0)
     out.kl[0] = 0.0
     return out
 
 
-def _blocks(n_entries: int, n_pos: int) -> Iterator[tuple[slice, slice]]:
-    """Cut a tile into blocks of few rows that lie together in memory."""
-    pos_step = min(n_pos, _ROWS_AT_ONCE)
-    entry_step = max(1, _ROWS_AT_ONCE // n_pos)
-    for entry in range(0, n_entries, entry_step):
-        for pos in range(0, n_pos, pos_step):
-            yield slice(entry, min(entry + entry_step, n_entries)), slice(pos, pos + pos_step)
+def _tile_shape(n_entries: int, n_rows: int, room: int) -> tuple[int, int]:
+    """Return how many entries of how many positions to read at once.
+
+    Args:
+        n_entries: Entries in all.
+        n_rows: Positions in all.
+        room: Rows of logits and of the reference that there is room for, together.
+    """
+    n_pos = max(1, min(n_rows, room // (1 + min(n_entries, 2))))
+    n_pos = -(-n_rows // -(-max(n_rows, 1) // n_pos)) or 1  # spans of equal length
+    return max(1, min(n_entries, (room - n_pos) // n_pos)), n_pos
 
 
 class _Tile:
@@ -140,87 +138,116 @@ class _Tile:
         W_U: Float[Tensor, "d_model d_vocab"],
         b_U: Float[Tensor, " d_vocab"] | None,
         transform: LogitTransform | None,
-        path: Gemm,
-        n_rows: int,
+        shape: tuple[int, int],
         accumulate: torch.dtype,
     ) -> None:
-        self.W_U, self.transform, self.path = W_U, transform, path
+        self.W_U, self.transform = W_U, transform
         self.b_U = b_U if b_U is not None and bool(b_U.any()) else None
-        d_vocab, device = W_U.shape[1], W_U.device
-        self.product = torch.empty(n_rows, d_vocab, dtype=W_U.dtype, device=device)
-        n_block = min(n_rows, _ROWS_AT_ONCE)
-        self.p = torch.empty(n_block, d_vocab, dtype=accumulate, device=device)
+        n_rows, d_vocab = shape[0] * shape[1], W_U.shape[1]
+        self.product = torch.empty(n_rows, d_vocab, dtype=W_U.dtype, device=W_U.device)
+        self.reference = torch.empty(shape[1], d_vocab, dtype=accumulate, device=W_U.device)
+        self.steps = Stepwise(min(n_rows, ROWS_AT_ONCE), W_U, accumulate)
 
-    def multiply(self, x: Float[Tensor, "group pos d_model"]) -> Float[Tensor, "group pos d_vocab"]:
+    def multiply(
+        self, x: Float[Tensor, "group pos d_model"], path: Gemm
+    ) -> Float[Tensor, "group pos d_vocab"]:
         """``einsum(x, W_U, "... d_model, d_model d_vocab -> ... d_vocab")`` into the buffer.
 
         ``mm(out=)`` because a fresh 25 MB tensor per tile costs 20 to 35 % in page faults alone.
         """
         flat = x.flatten(0, 1)
-        with gemm_path(self.path):
+        with gemm_path(path):
             torch.mm(flat, self.W_U, out=self.product[: len(flat)])
         return self.product[: len(flat)].unflatten(0, x.shape[:2])
 
-    def _logits(self, z: Float[Tensor, "row d_vocab"]) -> Float[Tensor, "row d_vocab"]:
+    def read(
+        self,
+        z: Float[Tensor, "group pos d_vocab"],
+        targets: Int[Tensor, "pos target"],
+        out: Readout,
+        compiled: Pass | None,
+        *,
+        is_first: bool,
+    ) -> None:
+        """Turn products into logits, in place, and reduce them into ``out``.
+
+        Args:
+            z: Products.
+            targets: Ids to follow.
+            out: The cells of this tile; ``kl`` gets the cross-entropy.
+            compiled: The compiled pass, where there is one.
+            is_first: Whether entry 0 is among them, which is kept as the reference.
+        """
+        maxima: list[Tensor] = []
+        if z.shape[1] < ROWS_AT_ONCE:
+            compiled = None  # hardly faster on few rows, and one row would be compiled anew
+        log_sum, at_target = torch.empty_like(out.entropy), torch.empty_like(out.target_log_prob)
+        for at in _blocks(len(z), z.shape[1], z.shape[1] if compiled else ROWS_AT_ONCE):
+            self._make_logits(z[at])
+            if is_first and at[0].start == 0:
+                self._keep_reference(z[0], at[1])
+            value = z[at].gather(-1, targets[at[1]].expand(*z[at].shape[:2], -1))
+            at_target[at], cells = value, _part(out, *at)
+            first = (value if value.shape[-1] else z[at])[..., :1].contiguous()
+            if compiled is None:
+                found = self.steps(z[at], self.reference[at[1]], first)
+            else:
+                found = compiled(z[at][0], self.reference[at[1]], first[0])
+            maxima.append(found[0].view(-1, found[0].shape[-1]))
+            log_sum[at], cells.entropy[:], cells.kl[:] = found[1:4]
+            self._rank(z[at], value, found[4], cells.target_rank)
+        _store(out, z, torch.cat(maxima), log_sum, at_target)
+
+    def _make_logits(self, z: Float[Tensor, "group pos d_vocab"]) -> None:
         if self.b_U is not None:
             z += self.b_U
         if self.transform is not None:
-            z = self.transform(z)
-        return z.to(self.p.dtype)
+            z.copy_(self.transform(z))
 
-    def read(
+    def _keep_reference(self, z: Float[Tensor, "all_pos d_vocab"], pos: slice) -> None:
+        for start in range(pos.start, pos.stop, ROWS_AT_ONCE):
+            rows = slice(start, min(start + ROWS_AT_ONCE, pos.stop))
+            self.steps.distribution(z[rows], out=self.reference[rows])
+
+    def _rank(
         self,
-        product: Float[Tensor, "group pos d_vocab"],
-        targets: Int[Tensor, "pos target"],
-        k: int,
-        out: Readout,
-    ) -> tuple[
-        Float[Tensor, "group pos d_vocab"],
-        Float[Tensor, "group pos d_vocab"],
-        Float[Tensor, "group pos"],
-    ]:
-        """Reduce a block of products, which are overwritten, into ``out``.
-
-        Returns:
-            Logits below their maximum, probabilities, and the log-sum-exp of the former.
-        """
-        shape = product.shape[:2]
-        z, p = self._logits(product.flatten(0, 1)), self.p[: shape.numel()]
-        top, top_id = exact_top_k(z, k)
-        ids = targets.expand(shape[0], -1, -1).flatten(0, 1)
-        at_target = z.gather(-1, ids)
-        for t in range(targets.shape[1]):
-            # Counted as floats in a reused buffer (exact to 2**24): 29 ms for 31 tiles of
-            # 128 x 49,152, where summing booleans takes 470 ms.
-            larger = torch.gt(z, at_target[:, t, None], out=p).sum(-1)
-            out.target_rank[..., t] = larger.unflatten(0, shape)
-        # Below the largest logit nothing cancels, however large the logits are.
-        best = top[:, :1]
-        z -= best
-        torch.softmax(z, dim=-1, out=p)
-        log_sum = -p.gather(-1, top_id[:, :1]).log()
-        out.top_id[:] = top_id.unflatten(0, shape)
-        out.top_log_prob[:] = (top - best - log_sum).unflatten(0, shape)
-        out.log_z[:] = (best + log_sum).view(shape)
-        out.target_log_prob[:] = (at_target - best - log_sum).unflatten(0, shape)
-        z, p, log_sum = z.unflatten(0, shape), p.unflatten(0, shape), log_sum.view(shape)
-        out.entropy[:] = log_sum - _dot(p, z)
-        return z, p, log_sum
+        z: Float[Tensor, "group pos d_vocab"],
+        value: Float[Tensor, "group pos target"],
+        first: Float[Tensor, "*group pos"] | Int[Tensor, "*group pos"],
+        rank: Int[Tensor, "group pos target"],
+    ) -> None:
+        if value.shape[-1]:
+            rank[..., 0] = first
+        for t in range(1, value.shape[-1]):
+            for entries, pos in _blocks(len(z), z.shape[1], ROWS_AT_ONCE):
+                at = (entries, pos)
+                rank[entries, pos, t] = self.steps.count(z[at], value[entries, pos, t, None]).long()
 
 
-def _dot(
-    p: Float[Tensor, "*group pos d_vocab"], z: Float[Tensor, "group pos d_vocab"]
-) -> Float[Tensor, "group pos"]:
-    """``einsum(p, z, "group pos d_vocab, group pos d_vocab -> group pos")``, ``0 * -inf = 0``.
+def _blocks(n_entries: int, n_pos: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Cut a tile into blocks of at most ``size`` rows that lie together in memory."""
+    pos_step, entry_step = min(n_pos, size), max(1, size // n_pos)
+    for entry in range(0, n_entries, entry_step):
+        for pos in range(0, n_pos, pos_step):
+            entries = slice(entry, min(entry + entry_step, n_entries))
+            yield entries, slice(pos, min(pos + pos_step, n_pos))
 
-    ``vecdot``: 60 ms for 31 tiles of 128 x 49,152, where ``einsum`` takes 115 ms.
-    """
-    total = torch.linalg.vecdot(p, z)
-    undefined = total.isnan()
-    if bool(undefined.any()):
-        p, z = p.expand_as(z)[undefined], z[undefined]
-        total[undefined] = torch.where(p == 0, 0.0, p * z).sum(-1)
-    return total
+
+def _store(
+    out: Readout,
+    z: Float[Tensor, "group pos d_vocab"],
+    maxima: Float[Tensor, "row block"],
+    log_sum: Float[Tensor, "group pos"],
+    at_target: Float[Tensor, "group pos target"],
+) -> None:
+    """Find the most likely ids and turn logits into log-probabilities."""
+    top, top_id = exact_top_k(z.flatten(0, 1), out.top_id.shape[-1], maxima)
+    top = top.to(log_sum.dtype).view(out.top_log_prob.shape)
+    best = top[..., :1]
+    out.top_id[:] = top_id.view(out.top_id.shape)
+    out.top_log_prob[:] = top - best - log_sum[..., None]
+    out.log_z[:] = best[..., 0] + log_sum
+    out.target_log_prob[:] = at_target - best - log_sum[..., None]
 
 
 def _empty(

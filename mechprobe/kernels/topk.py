@@ -9,8 +9,19 @@ from torch import Tensor
 BLOCK = 64
 
 
+def block_maxima(values: Float[Tensor, "*row column"]) -> Float[Tensor, "*row block"]:
+    """Return the largest value of every ``BLOCK`` columns; the last block may be shorter."""
+    n_blocks, n_rest = divmod(values.shape[-1], BLOCK)
+    head = values[..., : n_blocks * BLOCK].unflatten(-1, (n_blocks, BLOCK)).amax(-1)
+    if not n_rest:
+        return head
+    return torch.cat([head, values[..., n_blocks * BLOCK :].amax(-1, keepdim=True)], dim=-1)
+
+
 def top_k(
-    values: Float[Tensor, "row column"], k: int
+    values: Float[Tensor, "row column"],
+    k: int,
+    maxima: Float[Tensor, "row block"] | None = None,
 ) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
     """Return the ``k`` largest values of each row and their columns.
 
@@ -20,6 +31,7 @@ def top_k(
     Args:
         values: Rows to search; ``-inf`` is an ordinary smallest value.
         k: How many to keep, ``1 <= k <= column``.
+        maxima: Their ``block_maxima``, where the caller has them already.
 
     Returns:
         Values and column indices, ``[row, k]`` each.
@@ -33,7 +45,8 @@ def top_k(
     if n_blocks < 2 * (k + 1):
         return _top_k_direct(values, k)
     head = values[:, : n_blocks * BLOCK].unflatten(-1, (n_blocks, BLOCK))
-    block_max, blocks = head.amax(-1).topk(k + 1, dim=-1)
+    maxima = block_maxima(values) if maxima is None else maxima
+    block_max, blocks = maxima[:, :n_blocks].topk(k + 1, dim=-1)
     tied = block_max[:, k] == block_max[:, k - 1]
     # Ascending blocks give candidates in ascending column order, so ties resolve as documented.
     blocks = blocks[:, :k].sort(dim=-1).values
@@ -41,8 +54,9 @@ def top_k(
     offsets = torch.arange(BLOCK, device=values.device)
     columns = (blocks[:, :, None] * BLOCK + offsets).flatten(1)
     rest = torch.arange(n_blocks * BLOCK, values.shape[-1], device=values.device)
-    candidates = torch.cat([candidates, values[:, n_blocks * BLOCK :]], dim=-1)
-    columns = torch.cat([columns, rest.expand(len(columns), -1)], dim=-1)
+    if len(rest):
+        candidates = torch.cat([candidates, values[:, n_blocks * BLOCK :]], dim=-1)
+        columns = torch.cat([columns, rest.expand(len(columns), -1)], dim=-1)
     top, at = _top_k_direct(candidates, k)
     ids = columns.gather(-1, at)
     return _resolve(values, k, tied, top, ids)

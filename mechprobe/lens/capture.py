@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from mechprobe.lens.request import Norm, Stream, Translator, hook_names, translator_for
 from mechprobe.models import Model, Unembedding, model_name, run
+
+# Rows through the norm at once; its temporaries are some multiple of them.
+_NORM_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -81,19 +85,19 @@ class Reader:
         def keep_last(resid: Tensor) -> None:
             last_column.append(resid[:, -1])
 
-        def keep(entry: int, transform: Callable[[Tensor], Tensor]) -> Callable[[Tensor], None]:
+        def keep(entry: int, translate: Callable[[Tensor], Tensor] | None) -> Callable[..., None]:
             def sink(resid: Tensor) -> None:
                 at = chosen.to(resid.device)[..., None].expand(-1, -1, resid.shape[-1])
                 picked = resid.gather(1, at).flatten(0, 1)
-                out[entry] = transform(picked).view(shape[1:])
+                out[entry] = (picked if translate is None else translate(picked)).view(shape[1:])
 
             return sink
 
         reference = f"blocks.{self.model.cfg.n_layers - 1}.hook_resid_post"
-        sinks = {reference: [keep(0, self.path.norm), keep_last]}
-        names = hook_names(self.model, self.entries, self.stream)
-        for entry, (layer, name) in enumerate(zip(self.entries, names, strict=True), start=1):
-            sinks.setdefault(name, []).append(keep(entry, self._transform(layer)))
+        sinks = {reference: [keep(0, None), keep_last]}
+        for entry, (layer, name) in enumerate(zip(self.entries, self._names, strict=True), start=1):
+            translate = translator_for(self.translators, layer)
+            sinks.setdefault(name, []).append(keep(entry, translate))
         capture = {name: _each(parts) for name, parts in sinks.items()}
         done = run(self.model, ids, capture, logits="last" if check else "none", **options)
         if not last_column:
@@ -104,16 +108,20 @@ class Reader:
         if done.logits is not None:
             own = done.logits[:, -1].to(W_U.device)
             self.path.require_identity(last_column[0], own, model_name(self.model))
+        self._apply_norm(out if self.norm == "final" else out[:1])
         return out, done.cache
 
-    def _transform(self, layer: int) -> Callable[[Tensor], Tensor]:
-        translate = translator_for(self.translators, layer)
-        norm = self.path.norm if self.norm == "final" else lambda rows: rows.to(self.path.W_U)
+    @cached_property
+    def _names(self) -> list[str]:
+        return hook_names(self.model, self.entries, self.stream)
 
-        def transform(rows: Tensor) -> Tensor:
-            return norm(rows if translate is None else translate(rows))
+    def _apply_norm(self, rows: Float[Tensor, "entry batch row d_model"]) -> None:
+        """Put rows through the final norm, in place.
 
-        return transform
+        All layers together: one call a generated step instead of 31.
+        """
+        for part in rows.flatten(0, 2).split(_NORM_ROWS):
+            part.copy_(self.path.norm(part))
 
 
 def _each(sinks: list[Callable[[Tensor], None]]) -> Callable[[Tensor], None]:

@@ -36,6 +36,10 @@ _ATTRS: dict[str, tuple[str, str]] = {
     "next_text": ("token that followed", "text"),
     "merged_text": ("best tokens of the generated steps, joined", "text"),
     "prompt_text": ("the prompt", "text"),
+    "compute_logit_error": ("largest error of a logit, of the cells compared with float32", "1"),
+    "compute_same_top": ("share of these cells with the same set of most likely tokens", "1"),
+    "compute_same_rank": ("share of their targets of the same rank", "1"),
+    "compute_cells": ("cells compared with float32", "1"),
 }
 
 
@@ -53,6 +57,7 @@ class Cells:
     def __init__(
         self, n_valid: Sequence[int], n_layers: int, k: int, n_targets: int, dtype: torch.dtype
     ) -> None:
+        self.k = k
         shape = (len(n_valid), max(n_valid), n_layers + 1)
         self.valid = np.arange(shape[1]) < np.asarray(n_valid)[:, None]
         tails = {"top_id": k, "top_log_prob": k, "target_log_prob": n_targets,
@@ -163,6 +168,13 @@ def lens_dataset(
     for name in variables:
         data[name].attrs = dict(zip(("long_name", "units"), _ATTRS[name], strict=True))
     data["layer"].attrs = {"long_name": "layer (-1 embedding, l after block l)", "units": "1"}
+    return data
+
+
+def with_error(data: xr.Dataset, error: dict[str, float]) -> xr.Dataset:
+    """Add what a product of lower precision costs."""
+    for name, value in error.items():
+        data[name] = ((), value, dict(zip(("long_name", "units"), _ATTRS[name], strict=True)))
     return data
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechprobe.kernels import Readout, readout
+from mechprobe.kernels import Readout, fastest_gemm, readout
+from mechprobe.kernels.gemm import Gemm
 from mechprobe.lens.capture import Reader
 from mechprobe.lens.dataset import Cells, Read, lens_dataset
 from mechprobe.lens.logit_lens import lens_reader
@@ -109,7 +110,10 @@ def generate_with_lens(
     ids = _one_prompt(model, prompt, prepend_bos, n_steps - 1)
     reader = lens_reader(model, layers, stream, norm, translators)
     wanted = resolve_targets(model, targets, [list(range(n_steps))])
-    walk = _Walk(reader, check_top_k(top_k, reader.path.d_vocab), wanted)
+    k = check_top_k(top_k, reader.path.d_vocab)
+    # One step is too little work to try the products on; all steps together may not be.
+    gemm = fastest_gemm(reader.path.W_U, n_steps * (len(reader.entries) + 1))
+    walk = _Walk(reader, k, wanted, gemm)
     if forced is None:
         steps = walk.generate(ids, n_steps, temperature, seed, _Stop(model, stop))
         for _ in tqdm(steps, "generate", n_steps, unit="tok", disable=not progress, leave=False):
@@ -163,6 +167,7 @@ class _Walk:
     reader: Reader
     k: int
     targets: Targets
+    gemm: Gemm
     reads: list[Readout] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
 
@@ -202,8 +207,11 @@ class _Walk:
         path = self.reader.path
         targets = torch.from_numpy(self.targets.ids[0, steps].copy()).to(rows.device)
         self.reads.append(
-            readout(rows, path.W_U, path.b_U, k=self.k, targets=targets, transform=path.transform)
-        )
+            readout(
+                rows, path.W_U, path.b_U, k=self.k, targets=targets, transform=path.transform,
+                gemm=self.gemm,
+            )
+        )  # fmt: skip
 
     def dataset(self, prompt: list[int]) -> Any:
         """Label what was read."""

@@ -14,8 +14,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechprobe.kernels import readout
+from mechprobe.kernels.readout import SCRATCH_BYTES
 from mechprobe.lens.capture import Reader
-from mechprobe.lens.dataset import Cells, cells_read, lens_dataset
+from mechprobe.lens.dataset import Cells, cells_read, lens_dataset, with_error
+from mechprobe.lens.lower import ComputeDtype, Lower, check_compute_dtype
 from mechprobe.lens.request import (
     Layers,
     Norm,
@@ -29,6 +31,7 @@ from mechprobe.lens.request import (
     resolve_positions,
     resolve_targets,
 )
+from mechprobe.lens.room import SCRATCH_MB, Room, check_scratch, room_for
 from mechprobe.models import (
     Batch,
     Model,
@@ -58,6 +61,8 @@ def logit_lens(
     translators: Translator | Mapping[int, Callable[[Tensor], Tensor]] | None = None,
     prepend_bos: bool | None = None,
     batch_size: int | None = None,
+    scratch_mb: float = SCRATCH_MB,
+    compute_dtype: ComputeDtype | None = None,
     progress: bool = True,
 ) -> LensResult:
     r"""Read what the model would say after every layer.
@@ -89,7 +94,15 @@ def logit_lens(
         translators: ``f(rows, layer)`` or a mapping layer to ``f(rows)``, applied to residual
             rows ``[row, d_model]`` before the norm; a tuned lens, for instance.
         prepend_bos: Whether texts get a BOS token; None for the model's habit.
-        batch_size: Prompts per forward pass; by default as many as hold 1,024 tokens.
+        batch_size: Prompts per forward pass; by default as many as hold 1,024 tokens, or fewer
+            where their residuals would not fit ``scratch_mb``.
+        scratch_mb: Memory in MB (1e6 bytes) that the lens may take besides the forward pass and
+            what it returns: residuals of a micro-batch, logits. It never takes less than one
+            prompt and one row of logits need, nor more than is of use.
+        compute_dtype: ``"bfloat16"`` multiplies by a rounded unembedding, which is faster and
+            less exact; how much less is measured on a sample of cells against float32 and comes
+            with the result (``compute_logit_error``, ``compute_same_top``,
+            ``compute_same_rank``). None for the model's own dtype.
         progress: Show a bar over prompts.
 
     Returns:
@@ -98,8 +111,8 @@ def logit_lens(
 
     Raises:
         ValueError: An empty or too long prompt, a position, layer, target or ``top_k`` out of
-            range, a target that is several tokens, NaN weights, or a read-out path that is not
-            the model's.
+            range, a target that is several tokens, NaN weights, a read-out path that is not
+            the model's, ``scratch_mb`` that is not positive, or an unknown ``compute_dtype``.
         TypeError: Something that is not a TransformerLens model, or prompts that are not.
         NotImplementedError: An architecture or a stream that cannot be read.
 
@@ -120,19 +133,26 @@ def logit_lens(
     reader = lens_reader(model, layers, stream, norm, translators)
     wanted = resolve_targets(model, targets, chosen)
     k = check_top_k(top_k, reader.path.d_vocab)
-    cells = Cells(
-        [len(c) for c in chosen], len(reader.layers), k, len(wanted.labels), _real(reader)
-    )
+    room = room_for(reader, check_scratch(scratch_mb))
+    check_compute_dtype(compute_dtype)
+    n_read = [len(c) for c in chosen]
+    cells = Cells(n_read, len(reader.layers), k, len(wanted.labels), _real(reader))
+    lower = None if compute_dtype is None else Lower(reader.path, k)
+    if batch_size is None:
+        batch_size = room.batch_size([len(row) for row in ids], n_read)
     with tqdm(total=len(ids), desc="lens", unit="prompt", disable=not progress, leave=False) as bar:
         for batch in batches(model, ids, batch_size):
-            _read_batch(reader, batch, chosen, wanted, k, cells)
+            _read_batch(reader, batch, chosen, wanted, room, lower, cells)
             bar.update(len(batch.index))
     text = TokenText(tokenizer_of(model))
     shown = [text.joined(row) for row in ids]
     data = lens_dataset(cells, cells_read(ids, chosen), reader.layers, wanted, text, shown)
+    if lower is not None:
+        data = with_error(data, lower.found())
     asked = {
         "positions": positions, "targets": wanted.recorded, **reader.asked, "top_k": top_k,
-        "prepend_bos": prepend_bos, "batch_size": batch_size,
+        "prepend_bos": prepend_bos, "batch_size": batch_size, "scratch_mb": scratch_mb,
+        "compute_dtype": compute_dtype,
     }  # fmt: skip
     return LensResult(data, watch.record("logit_lens", asked, describe(model), ids))
 
@@ -171,7 +191,13 @@ def _real(reader: Reader) -> torch.dtype:
 
 
 def _read_batch(
-    reader: Reader, batch: Batch, positions: list[list[int]], targets: Targets, k: int, cells: Cells
+    reader: Reader,
+    batch: Batch,
+    positions: list[list[int]],
+    targets: Targets,
+    room: Room,
+    lower: Lower | None,
+    cells: Cells,
 ) -> None:
     chosen = [positions[i] for i in batch.index]
     width = max(map(len, chosen))
@@ -182,6 +208,12 @@ def _read_batch(
     if not valid.all():
         rows = rows[:, torch.from_numpy(valid).flatten().to(rows.device)]
     ids = torch.from_numpy(targets.ids[batch.index][:, :width][valid]).to(rows.device)
-    path = reader.path
-    read = readout(rows, path.W_U, path.b_U, k=k, targets=ids, transform=path.transform)
+    W_U, b_U = reader.path.W_U, reader.path.b_U
+    if lower is not None:
+        lower.compare(rows, ids)
+        rows, W_U, b_U = rows.to(lower.W_U), lower.W_U, lower.b_U
+    read = readout(
+        rows, W_U, b_U, k=cells.k, targets=ids, transform=reader.path.transform,
+        scratch_bytes=min(room.tile_bytes, SCRATCH_BYTES),
+    )  # fmt: skip
     cells.put(batch.index, valid, read, reader.source)

@@ -34,7 +34,11 @@ class LensResult(Result):
     - ``model_token``, ``model_text``, ``model_log_prob`` (prompt, pos, k): the model's own output;
     - ``token``, ``token_text``, ``position``, ``valid``, ``generated`` (prompt, pos): the token
       that was read there; ``next_token`` is the one that was generated (or given) after it, and
-      ``merged_text`` (prompt, layer) joins the layer's best tokens of the generated steps.
+      ``merged_text`` (prompt, layer) joins the layer's best tokens of the generated steps;
+    - ``compute_logit_error``, ``compute_same_top``, ``compute_same_rank`` (where targets were asked
+      for), ``compute_cells``: with ``compute_dtype``, the largest error of a logit, the share of
+      cells with the same set of best tokens and of targets of the same rank, against float32 on a
+      sample of that many cells.
 
     Coordinate ``layer``: -1 is the embedding, l is after block l. Where prompts differ in length,
     cells beyond a prompt's end hold -1, NaN and "", and ``valid`` is False.

@@ -1,0 +1,188 @@
+"""The lens within a given memory, and with a product of lower precision."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+RAGGED = [[5, 9, 100, 42, 7, 3, 250], [8, 8, 31], [77], [4, 3, 2, 9]]
+ERROR = ("compute_logit_error", "compute_same_top", "compute_same_rank", "compute_cells")
+
+
+def _lens(model: Any, prompts: Any = None, **options: Any) -> Any:
+    import mechprobe as mp
+
+    asked: dict[str, Any] = {"positions": None, "top_k": 5, "targets": [4, 9]}
+    return mp.logit_lens(model, prompts or RAGGED, progress=False, **(asked | options))
+
+
+def _watch_readout(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Keep what every call of the kernel was given."""
+    import sys
+
+    from mechprobe.kernels import readout
+
+    calls: list[dict[str, Any]] = []
+
+    def watched(rows: torch.Tensor, W_U: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        calls.append({"rows": rows, "W_U": W_U} | kwargs)
+        return readout(rows, W_U, *args, **kwargs)
+
+    monkeypatch.setattr(sys.modules["mechprobe.lens.logit_lens"], "readout", watched)
+    return calls
+
+
+@pytest.mark.parametrize("scratch_mb", [1e-6, 1e-3, 0.01, 0.05, 300.0])
+def test_less_memory_gives_the_same(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch, scratch_mb: float
+) -> None:
+    from mechprobe.kernels.readout import SCRATCH_BYTES
+
+    whole = _lens(tiny_model, batch_size=1).data
+    calls = _watch_readout(monkeypatch)
+    tight = _lens(tiny_model, scratch_mb=scratch_mb).data
+    for name in ("top_token", "target_rank", "valid", "token"):
+        np.testing.assert_array_equal(tight[name], whole[name])
+    for name in ("top_log_prob", "entropy", "kl_to_final", "target_log_prob"):
+        np.testing.assert_allclose(tight[name], whole[name], atol=1e-5)
+    longest = max(map(len, RAGGED)) * 4 * 32 * 4  # one prompt: entries, d_model, bytes
+    for call in calls:
+        assert call["rows"].nbytes <= max(0.4e6 * scratch_mb, longest)
+        assert call["scratch_bytes"] == min(int(0.4e6 * scratch_mb), SCRATCH_BYTES)
+    assert len(calls) == (1 if scratch_mb >= 0.05 else 4)
+
+
+def test_residuals_and_logits_share_the_memory(tiny: Callable[..., Any]) -> None:
+    """Of a model with 4 entries of 32 numbers: 512 bytes a position."""
+    from mechprobe.lens.logit_lens import lens_reader
+    from mechprobe.lens.room import room_for
+
+    reader = lens_reader(tiny("llama"), None, "resid_post", "final", None)
+    room = room_for(reader, 0.512)
+    assert (room.positions, room.tile_bytes) == (400, 204_800)
+    assert room_for(reader, 1e-9).positions == 1
+    # Bound by residuals, by tokens of the forward pass, and by neither.
+    assert room.batch_size([100, 50], [100, 50]) == 4
+    assert room.batch_size([500, 50], [1, 1]) == 2
+    assert room_for(reader, 300.0).batch_size([100], [100]) is None
+
+
+def test_fewer_positions_need_fewer_batches(tiny_model: Any, monkeypatch: Any) -> None:
+    """What is not read is not kept: one position each fits where all positions do not."""
+    calls = _watch_readout(monkeypatch)
+    _lens(tiny_model, scratch_mb=0.01)
+    assert len(calls) == 4
+    calls.clear()
+    _lens(tiny_model, scratch_mb=0.01, positions=-1)
+    assert len(calls) == 1
+
+
+BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"scratch_mb": 0}, ValueError, "scratch_mb must be positive and finite; found 0. The default"),
+    ({"scratch_mb": -1.5}, ValueError, "found -1.5"),
+    ({"scratch_mb": math.inf}, ValueError, "found inf"),
+    ({"scratch_mb": math.nan}, ValueError, "found nan"),
+    ({"scratch_mb": "150"}, TypeError, "must be a number of megabytes; found '150'"),
+    ({"scratch_mb": True}, TypeError, "found True"),
+    ({"compute_dtype": "float16"}, ValueError, "None .* or 'bfloat16'; found 'float16'"),
+    ({"compute_dtype": torch.bfloat16}, ValueError, "found torch.bfloat16"),
+]
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(("change", "error", "message"), BAD)
+def test_bad_values_are_refused_before_the_model_runs(
+    tiny_model: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    import mechprobe.lens.capture as capture
+
+    def ran(*_: Any, **__: Any) -> None:
+        pytest.fail("the model ran")
+
+    monkeypatch.setattr(capture, "run", ran)
+    with pytest.raises(error, match=message):
+        _lens(tiny_model, **change)
+
+
+def test_bfloat16_multiplies_rounded_numbers(tiny_model: Any, monkeypatch: Any) -> None:
+    calls = _watch_readout(monkeypatch)
+    data = _lens(tiny_model, compute_dtype="bfloat16").data
+    assert [(c["rows"].dtype, c["W_U"].dtype) for c in calls] == [(torch.bfloat16,) * 2]
+    assert data["top_log_prob"].dtype == np.float32
+    plain = _lens(tiny_model).data
+    assert not set(ERROR) & set(plain)
+    difference = np.abs(data["entropy"] - plain["entropy"]).max()
+    assert 0 < float(difference) < 0.1
+
+
+def test_the_error_is_that_of_the_cells(tiny_model: Any, monkeypatch: Any) -> None:
+    """All 15 x 4 cells fit the sample, so the whole error can be computed here."""
+    calls = _watch_readout(monkeypatch)
+    data = _lens(tiny_model, compute_dtype="bfloat16").data
+    x = _rows_in_float32(tiny_model, monkeypatch)
+    W_U = tiny_model.W_U.detach()
+    exact = x.flatten(0, 1) @ W_U
+    lower = (x.bfloat16().flatten(0, 1) @ W_U.bfloat16()).float()
+    assert float(data["compute_cells"]) == len(exact) == calls[0]["rows"][..., 0].numel()
+    largest = float((exact - lower).abs().max())
+    assert float(data["compute_logit_error"]) == pytest.approx(largest, rel=1e-5)
+    tops = [z.sort(dim=-1, descending=True, stable=True).indices[:, :5] for z in (exact, lower)]
+    same = [set(a) == set(b) for a, b in zip(*(t.tolist() for t in tops), strict=True)]
+    assert float(data["compute_same_top"]) == pytest.approx(np.mean(same))
+    ranks = [(z[:, None] > z[:, [4, 9], None]).sum(-1) for z in (exact, lower)]
+    assert float(data["compute_same_rank"]) == pytest.approx(
+        float((ranks[0] == ranks[1]).float().mean())
+    )
+    assert 0 < largest < 1
+
+
+def _rows_in_float32(model: Any, monkeypatch: Any) -> torch.Tensor:
+    calls = _watch_readout(monkeypatch)
+    _lens(model)
+    return calls[0]["rows"]
+
+
+def test_what_bfloat16_holds_exactly_has_no_error() -> None:
+    """One-hot residuals times halves: nothing to round."""
+    from mechprobe.lens.lower import Lower
+    from mechprobe.models.unembed import Unembedding
+
+    W_U = torch.randint(-4, 5, (6, 90)) / 2
+    lower = Lower(Unembedding(lambda x: x, W_U, torch.zeros(90), None), k=3)
+    rows = torch.eye(6)[None].repeat(2, 1, 1)
+    lower.compare(rows, torch.randint(90, (6, 2)))
+    lower.compare(rows[:, :1], torch.randint(90, (1, 2)))
+    assert lower.found() == {
+        "compute_logit_error": 0.0, "compute_same_top": 1.0, "compute_same_rank": 1.0,
+        "compute_cells": 14.0,
+    }  # fmt: skip
+
+
+def test_without_targets_no_rank_is_compared(tiny_model: Any) -> None:
+    data = _lens(tiny_model, compute_dtype="bfloat16", targets=None).data
+    assert [name for name in ERROR if name in data] == [ERROR[0], ERROR[1], ERROR[3]]
+
+
+def test_a_large_batch_is_sampled(tiny_model: Any) -> None:
+    data = _lens(tiny_model, [[7] * 40, [5] * 40], compute_dtype="bfloat16").data
+    assert float(data["compute_cells"]) == 64
+
+
+def test_the_error_is_saved_and_shown(tiny_model: Any, tmp_path: Any) -> None:
+    import mechprobe as mp
+
+    result = _lens(tiny_model, compute_dtype="bfloat16")
+    loaded = mp.load_result(result.save(tmp_path / "r.nc"))
+    for name in ERROR:
+        assert float(loaded.data[name]) == float(result.data[name])
+        assert loaded.data[name].attrs["long_name"]
+    assert "bfloat16" in result.provenance.to_json()
+    assert len(result.to_dataframe()) > 0
+    assert result.plot() is not None
