@@ -55,10 +55,14 @@ def test_what_is_chosen_is_passed_on(capsys: pytest.CaptureFixture[str]) -> None
     ("command", "kind", "arguments"),
     [
         ("layers", "world_by_layer", ["--n", "6", "--suffixes", "3"]),
-        ("patching", "state_patching", ["--n", "6", "--positions", "-1"]),
+        (
+            "patching",
+            "state_patching",
+            ["--n", "6", "--positions", "-1", "--layers", "0", "--extent", "tail"],
+        ),
         ("detours", "detours", ["--n", "12", "--p", "0.5", "--kind", "least_likely"]),
-        ("map", "map_reconstruction", ["--n", "30"]),
-        ("probes", "state_probes", ["--n", "30", "--label", "current"]),
+        ("map", "map_reconstruction", ["--n", "30", "--keep-failed"]),
+        ("probes", "state_probes", ["--n", "30", "--label", "current", "--layers", "2"]),
     ],
 )
 def test_what_lies_around(

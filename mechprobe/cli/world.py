@@ -103,8 +103,11 @@ def patching(
     *,
     subject: Subject = _MODEL,
     n: int = 200,
+    layers: Annotated[list[int] | None, Parameter(negative=())] = None,
     positions: Annotated[list[int] | None, Parameter(negative=())] = None,
+    extent: Literal["position", "tail"] = "position",
     k: int = 5,
+    acceptance: str = "epsilon:0.01",
     seed: int = 0,
     output: Output = _OUTPUT,
 ) -> None:
@@ -113,17 +116,22 @@ def patching(
     Args:
         subject: Model and world.
         n: Pairs of states.
+        layers: -1 for the embedding, l for the stream after block l; may be repeated. All if left
+            out.
         positions: Words counted from the end of the prefix, -1 the last; may be repeated.
+        extent: Patch that word, or the whole tail from there on.
         k: Longest string that tells two states apart.
+        acceptance: Which words the model accepts: epsilon:0.01, top-k:5 or top-p:0.9.
         seed: Of everything drawn.
         output: Where it goes.
     """
     output.check()
+    rule = acceptance_named(acceptance)
     model, there = subject.load()
     output.deliver(
         mechprobe.patch_states(
-            model, there, n, positions=tuple(positions or (-1, -2, -3)), k=k, seed=seed,
-            progress=not output.json,
+            model, there, n, layers=layers, positions=tuple(positions or (-1, -2, -3)),
+            extent=extent, k=k, acceptance=rule, seed=seed, progress=not output.json,
         )
     )  # fmt: skip
 
@@ -165,9 +173,10 @@ def reconstruct(
     walks: Path | None = None,
     n: int = 1000,
     degree: int = 4,
-    radius: float = 6,
+    radius: float | None = None,
     measure: Literal["hops", "miles", "units"] = "hops",
     corrupt: float = 0.0,
+    keep_failed: bool = False,
     seed: int = 0,
     output: Output = _OUTPUT,
 ) -> None:
@@ -178,8 +187,10 @@ def reconstruct(
         walks: A file of walks, one a line, and no model; else the model's own.
         n: Walks.
         degree: Most streets out of a node.
-        radius: How far an invented street may reach.
+        radius: How far an invented street may reach; 3 for a model of the package, whose city is
+            small, else 6.
         measure: In streets, miles or the unit of the coordinates.
+        keep_failed: Leave the streets of walks that fail in the end, as the published code does.
         corrupt: The control: of the valid walks only, change one word in this share.
         seed: Of the walks, their order, and the words that are changed.
         output: Where it goes.
@@ -197,14 +208,15 @@ def reconstruct(
             raise ValueError(msg)
         name, streets = walks.name.split(".")[0], streets_of(world_named(subject.world))
         said = read_sequences(walks, streets)[:n]
+    reach = radius or (6 if walks is not None or subject.held_out() is None else 3)
     if corrupt:
         ok = valid_traversals(streets, said).ok.tolist()
         valid = [walk for walk, fine in zip(said, ok, strict=True) if fine]
         said, name = corrupted(streets, valid, corrupt, seed), f"{name}, {corrupt:g} corrupted"
     output.deliver(
         mechprobe.reconstruct_map(
-            streets, said, degree=degree, radius=radius, measure=measure, seed=seed, name=name,
-            progress=not output.json,
+            streets, said, degree=degree, radius=reach, measure=measure, keep_failed=keep_failed,
+            seed=seed, name=name, progress=not output.json,
         )
     )  # fmt: skip
 
@@ -214,6 +226,7 @@ def probes(
     *,
     subject: Subject = _MODEL,
     label: str | None = None,
+    layers: Annotated[list[int] | None, Parameter(negative=())] = None,
     n: int = 1000,
     seed: int = 0,
     output: Output = _OUTPUT,
@@ -223,6 +236,8 @@ def probes(
     Args:
         subject: Model and world.
         label: What to read, such as current; the first that the world has.
+        layers: -1 for the embedding, l for the stream after block l; may be repeated. All if left
+            out.
         n: Random walks, a quarter of them to test on.
         seed: Of walks, split and control.
         output: Where it goes.
@@ -234,7 +249,7 @@ def probes(
     walks = there.random_walks(n, np.random.default_rng(seed))
     output.deliver(
         mechprobe.probe_states(
-            model, there, walks, label=label, seed=seed, progress=not output.json
+            model, there, walks, label=label, layers=layers, seed=seed, progress=not output.json
         )
     )
 

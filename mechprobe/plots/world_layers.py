@@ -181,7 +181,7 @@ def _grid_axes(figure: go.Figure, data: xr.Dataset) -> None:
 
 def _panels(figure: go.Figure, columns: int, layers: list[int]) -> None:
     figure.update_layout(
-        width=max(560, 120 + 230 * columns),
+        width=max(560, 120 + 195 * columns),
         margin={"l": 64, "r": 24, "t": 100, "b": 104},
         legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom",
                 "font": {"size": 11}, "traceorder": "reversed"},

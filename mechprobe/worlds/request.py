@@ -23,6 +23,8 @@ Subject = Predictor | Model | Callable[[Ids], Any]
 MODES: tuple[Mode, ...] = ("corrected", "vafa2024", "exact")
 # Words of prefix and suffix together in the published code.
 PUBLISHED_TOKENS = 128
+# Fewer of a model's own sequences may meet in no state, or always in the same.
+OWN_SEQUENCES = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +180,8 @@ def drawn_pairs(
         different = draw_different(world, request.n, rng, published=request.published)
     elif isinstance(prefixes, str) and prefixes == "on_policy":
         own = own_sequences(
-            predictor, world, request.n, request.acceptance, seed=request.seed,
-            max_tokens=world.max_length,
+            predictor, world, max(request.n, OWN_SEQUENCES), request.acceptance,
+            seed=request.seed, max_tokens=world.max_length,
         )  # fmt: skip
         same, different = pairs_of(world, own, request.n, rng)
     elif isinstance(prefixes, str):

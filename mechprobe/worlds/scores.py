@@ -14,7 +14,12 @@ from mechprobe.worlds.predictors import CELLS, Forkable
 from mechprobe.worlds.protocol import Ids, World
 from mechprobe.worlds.recall import recalled
 from mechprobe.worlds.sequences import pad
-from mechprobe.worlds.suffixes import Sampling, model_boundary, stacked
+from mechprobe.worlds.suffixes import (
+    Sampling,
+    TreeTooLargeError,
+    model_boundary,
+    stacked,
+)
 
 Test = Literal["compression_precision", "distinction_precision", "distinction_recall"]
 Scores = npt.NDArray[np.float64]
@@ -92,8 +97,30 @@ def scored(
         once = _ReadOnce(predictor)
         for test in tests:
             left = index[~np.isin(index, done[test])] if done else index
-            if len(left):
-                yield test, run[test](once, world, pairs, left, how)
+            for part in _in_parts(run[test], once, world, pairs, left, how):
+                yield test, part
+
+
+def _in_parts(
+    score: Callable[[Predictor, World, Pairs, Ids, Sampling], Scored],
+    predictor: Predictor,
+    world: World,
+    pairs: Pairs,
+    index: Ids,
+    how: Sampling,
+) -> Iterator[Scored]:
+    """Score some pairs, in halves where their exact trees are too large together."""
+    waiting = [index] if len(index) else []
+    while waiting:
+        some = waiting.pop()
+        try:
+            found = score(predictor, world, pairs, some, how)
+        except TreeTooLargeError:
+            if len(some) == 1:
+                raise
+            waiting += np.array_split(some, 2)
+        else:
+            yield found
 
 
 class _ReadOnce:

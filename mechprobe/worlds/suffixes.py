@@ -29,6 +29,10 @@ from mechprobe.worlds.protocol import PAD, Ids, Mask, World
 LIMIT = 500_000
 
 
+class TreeTooLargeError(ValueError):
+    """The exact tree of one batch has more branches than memory is set aside for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How the suffixes of one run are found.
@@ -92,7 +96,7 @@ def model_boundary(
         first_only: Leave a pair after its first string (for compression one is enough).
 
     Raises:
-        ValueError: The exact tree has too many branches.
+        TreeTooLargeError: The exact tree has too many branches; with fewer pairs it has fewer.
     """
     tree = _Tree(predictor, world, pairs, index, how)
     pair: list[Ids] = []
@@ -170,7 +174,7 @@ class _Tree:
                     f"the exact tree has {len(parent)} strings of {self._step + 1} words in one "
                     f"batch, more than {LIMIT}; take a smaller k or batch_size, or sample."
                 )
-                raise ValueError(msg)
+                raise TreeTooLargeError(msg)
         else:
             parent, word = self._draw(log_probs[self._row1], able)
         return parent, word, ~allowed[self._row2[parent], word]
