@@ -359,3 +359,13 @@ def test_world_scores_that_differ_are_told(tmp_path: Path) -> None:
     assert not any(line.passed for line in _compare("peer", "w", ours, other, process, tmp_path))
     short = {k: v[:5] for k, v in ours.items()}
     assert not any(line.passed for line in _compare("peer", "w", ours, short, process, tmp_path))
+
+
+def test_the_picture_leaves_out_who_did_not_run() -> None:
+    from mechprobe.bench import BenchReport
+
+    rows = (_row(), _row(contender="<peer>", ratio=4.5), _row(contender="absent", ratio=math.nan),
+            _row(workload="2x2"))  # fmt: skip
+    figure = BenchReport("m", rows, (), {"cores": "2"}, "").plot()
+    assert [list(bar.y) for bar in figure.data] == [["&lt;peer&gt;", "mechprobe"], ["mechprobe"]]
+    assert list(figure.data[0].text) == ["4.50x", "1.00x"]

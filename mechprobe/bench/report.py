@@ -5,8 +5,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
+from typing import TYPE_CHECKING
 
 from mechprobe.bench.compare import Comparison
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 _HEADER = (
     "workload", "contender", "median s", "min s", "max s", "n", "x mechprobe", "extra MB",
@@ -111,6 +115,18 @@ class BenchReport:
             f"<table><thead>{_html_row('th', _HEADER)}</thead><tbody>{body}</tbody></table>"
             f"<p><small>{escape(self.method)}</small></p></div>"
         )
+
+    def plot(self) -> "go.Figure":
+        """Draw the times as bars, in units of mechprobe's."""
+        from mechprobe.plots.bench import bench_figure
+
+        machine = [self.machine[k] for k in ("processor", "date") if k in self.machine]
+        cores = f"{self.machine.get('cores', '?')} cores"
+        return bench_figure(
+            [row.workload for row in self.rows], [row.contender for row in self.rows],
+            [row.ratio for row in self.rows], f"mechprobe bench {self.model}",
+            ", ".join([*machine[:1], cores, *machine[1:]]),
+        )  # fmt: skip
 
     def _repr_html_(self) -> str:
         return self.to_html()

@@ -1,5 +1,6 @@
 """``mechprobe bench``."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ def bench_lens(
     peers: bool = False,
     json: bool = False,
     html: Path | None = None,
+    image: Path | None = None,
 ) -> int:
     """Time the lens: every contender in its own process, in turns, outputs compared first.
 
@@ -32,16 +34,17 @@ def bench_lens(
         peers: Also time other packages' lenses, where they are installed (extra "bench").
         json: Print the report as JSON and nothing else.
         html: Write the report as a page here.
+        image: Write a picture of the ratios here (.png or .svg; needs the extra "image").
     """
     from mechprobe.bench import run_lens_bench
 
-    require_folders(html)
+    _require(html, image)
     chosen = workload or ("1x128", "8x256")
     return _deliver(
         run_lens_bench(
             model, workloads=chosen, repeats=repeats, peers=peers, progress=not json
         ),
-        json=json, html=html,
+        json=json, html=html, image=image,
     )  # fmt: skip
 
 
@@ -53,6 +56,7 @@ def bench_heads(
     repeats: int = 3,
     json: bool = False,
     html: Path | None = None,
+    image: Path | None = None,
 ) -> int:
     """Time QK-scores of all heads against TransformerLens' run_with_cache.
 
@@ -62,14 +66,15 @@ def bench_heads(
         repeats: Timed repetitions of each contender.
         json: Print the report as JSON and nothing else.
         html: Write the report as a page here.
+        image: Write a picture of the ratios here (.png or .svg; needs the extra "image").
     """
     from mechprobe.bench import run_heads_bench
 
-    require_folders(html)
+    _require(html, image)
     chosen = workload or ("32x200",)
     return _deliver(
         run_heads_bench(model, workloads=chosen, repeats=repeats, progress=not json),
-        json=json, html=html,
+        json=json, html=html, image=image,
     )  # fmt: skip
 
 
@@ -81,6 +86,7 @@ def bench_world(
     repeats: int = 3,
     json: bool = False,
     html: Path | None = None,
+    image: Path | None = None,
 ) -> int:
     """Time the world metrics against the published procedure, in CPU seconds of one thread.
 
@@ -90,14 +96,15 @@ def bench_world(
         repeats: Timed repetitions of each contender.
         json: Print the report as JSON and nothing else.
         html: Write the report as a page here.
+        image: Write a picture of the ratios here (.png or .svg; needs the extra "image").
     """
     from mechprobe.bench import run_world_bench
 
-    require_folders(html)
+    _require(html, image)
     chosen = workload or ("compression:100x30", "distinction:100x30")
     return _deliver(
         run_world_bench(model, workloads=chosen, repeats=repeats, progress=not json),
-        json=json, html=html,
+        json=json, html=html, image=image,
     )  # fmt: skip
 
 
@@ -128,11 +135,23 @@ def bench_all(
     )  # fmt: skip
 
 
-def _deliver(*found: "BenchReport", json: bool, html: Path | None) -> int:
+def _require(html: Path | None, image: Path | None) -> None:
+    """Refuse before the long run what could not be written after it."""
+    require_folders(html, image)
+    if image is not None and find_spec("kaleido") is None:
+        msg = "--image needs kaleido, which is not installed: pip install 'mechprobe[image]'."
+        raise ValueError(msg)
+
+
+def _deliver(
+    *found: "BenchReport", json: bool, html: Path | None, image: Path | None = None
+) -> int:
     """Print reports, write their page where asked to; exit 1 where outputs differ."""
     texts = [report.to_json() if json else str(report) for report in found]
     several = json and len(found) > 1
     say(f"[{','.join(texts)}]" if several else "\n\n".join(texts))
     if html is not None:
         html.write_text("".join(report.to_html() for report in found), encoding="utf-8")
+    if image is not None:
+        found[0].plot().write_image(image, scale=2)
     return 0 if all(report.passed for report in found) else 1
