@@ -55,7 +55,7 @@ def test_branching_equals_full_passes(tiny: Callable[..., Any], name: str) -> No
 
 def test_the_prompt_is_run_once(task_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a branching model nothing is run but the prompts and one token per candidate."""
-    from mechprobe.heads import capture
+    from mechprobe.heads import capture, lead
 
     shapes: list[tuple[int, int]] = []
     plain = capture.run
@@ -65,6 +65,7 @@ def test_the_prompt_is_run_once(task_model: Any, monkeypatch: pytest.MonkeyPatch
         return plain(model, ids, *args, **kwargs)
 
     monkeypatch.setattr(capture, "run", counted)
+    monkeypatch.setattr(lead, "run", counted)
     task = logic()
     longest = max(len(task_model.to_tokens(e.prompt)[0]) for e in task)
     read(task_model, task)
@@ -200,6 +201,7 @@ def test_examples_without_a_group_stand_alone(task_model: Any) -> None:
 def test_only_needed_vectors_are_kept(task_model: Any) -> None:
     """Memory held between layers: one vector per key token and head, not one per position."""
     from mechprobe.heads.capture import HeadReader, key_places
+    from mechprobe.heads.lead import Lead
     from mechprobe.heads.places import places
     from mechprobe.models import attention_path
 
@@ -207,7 +209,7 @@ def test_only_needed_vectors_are_kept(task_model: Any) -> None:
     found = places(task_model, task, "candidate", "before_answer", "space")
     reader = HeadReader(attention_path(task_model, "qk"), [0, 1, 2], "space")
     kept: dict[int, torch.Tensor] = {}
-    sink = reader._key_sink(kept, 0, key_places(found, torch.device("cpu")))
+    sink = reader._key_sink(kept, 0, key_places(found, torch.device("cpu")), Lead())
     sink(torch.randn(5, 70, 2, 8))
     assert kept[0].shape == (5, 1, 1, 2, 8)
     assert kept[0].untyped_storage().nbytes() == 5 * 2 * 8 * 4
@@ -219,7 +221,7 @@ def test_memory_does_not_grow_with_candidates(
 ) -> None:
     """Tokens of a pass times their candidates stay within the budget of one micro-batch."""
     import mechprobe as mp
-    from mechprobe.heads import capture, scores
+    from mechprobe.heads import capture, lead, scores
 
     held: list[int] = []
     plain = capture.run
@@ -230,6 +232,7 @@ def test_memory_does_not_grow_with_candidates(
         return plain(model, ids, *args, **kwargs)
 
     monkeypatch.setattr(capture, "run", counted)
+    monkeypatch.setattr(lead, "run", counted)
     if not branches:
         monkeypatch.setattr(scores, "branching", never)
     task = mp.tasks.select_and_copy(8, options=8, seed=0)

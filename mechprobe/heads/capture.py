@@ -1,12 +1,13 @@
 """Scores of all heads for a micro-batch, keeping only the vectors that a score needs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechprobe.heads.lead import Lead
 from mechprobe.heads.places import Place, Spelling
 from mechprobe.heads.rows import at_row, keep_at, last_resid
 from mechprobe.kernels.alignment import (
@@ -56,11 +57,13 @@ class HeadReader:
         path: How to read this model.
         layers: Layers to read.
         spelling: How candidates are spelled behind the prompt.
+        lead: What all prompts begin with; ``full`` reads it again.
     """
 
     path: AttentionPath
     layers: list[int]
     spelling: Spelling
+    lead: Lead = field(default_factory=Lead)
 
     def last(
         self, batch: Batch, places: Sequence[Place]
@@ -73,7 +76,7 @@ class HeadReader:
         """
         keys = key_places(places, batch.ids.device)
         ends = torch.tensor([len(p.ids) - 1 for p in places], device=batch.ids.device)
-        return self._rows(batch.ids, batch.mask, ends, keys, ends)
+        return self._rows(batch, ends, keys, ends, self.lead)
 
     def full(
         self, batch: Batch, places: Sequence[Place]
@@ -94,7 +97,8 @@ class HeadReader:
         pos = torch.arange(ids.shape[1], device=device)
         mask = (pos <= ends[:, None]).long()
         keys = _per_candidate(key_places(places, device), owner, candidate)
-        scores, resid = self._rows(ids, None if bool(mask.all()) else mask, ends, keys, ends - 1)
+        texts = Batch([], ids, None if bool(mask.all()) else mask)
+        scores, resid = self._rows(texts, ends, keys, ends - 1, Lead())
         out = self._empty(places, device)
         out[owner, candidate] = scores[:, 0]
         return out, resid[candidate == 0]
@@ -114,9 +118,10 @@ class HeadReader:
         k: dict[int, Tensor] = {}
         resid: dict[int, Tensor] = {}
         attention = self.path.score == "attention"  # whose weights are read in the branches
-        capture = {} if attention else self._captures(lambda x: self._key_sink(k, x, keys))
-        capture[last_resid(model)] = keep_at(resid, 0, lengths - 1)
-        prompt = run(model, batch.ids, capture, mask=batch.mask, keep_cache=True)
+        lead = self.lead
+        capture = {} if attention else self._captures(lambda x: self._key_sink(k, x, keys, lead))
+        capture[last_resid(model)] = keep_at(resid, 0, lead.after(lengths - 1))
+        prompt = lead.run(model, batch, capture, keep_cache=True)
         prompt.cache.batch_select_indices(owner)
         own = _per_candidate(keys, owner, candidate)
         # A sliding window keeps the last tokens only: the branches may see fewer columns.
@@ -144,25 +149,28 @@ class HeadReader:
 
     def _rows(
         self,
-        ids: Tensor,
-        mask: Tensor | None,
+        batch: Batch,
         query_at: Int[Tensor, " row"],
         keys: KeyPlaces,
         resid_at: Int[Tensor, " row"],
+        lead: Lead,
     ) -> tuple[Tensor, Tensor]:
         """Score one query per row against the row's keys, in one pass."""
         q: dict[int, Tensor] = {}
         k: dict[int, Tensor] = {}
         resid: dict[int, Tensor] = {}
         if self.path.score == "attention":
-            capture = self._captures(lambda x: _pattern_sink(q, x, query_at, keys), "hook_pattern")
+            row = lead.after(query_at)
+            capture = self._captures(lambda x: _pattern_sink(q, x, row, keys), "hook_pattern")
         else:
-            capture = self._captures(lambda x: self._key_sink(k, x, keys))
-            capture |= self._captures(lambda x: self._query_sink(q, x, query_at), self.path.q_hook)
-        capture[last_resid(self.path.model)] = keep_at(resid, 0, resid_at)
-        run(self.path.model, ids, capture, mask=mask)
+            capture = self._captures(lambda x: self._key_sink(k, x, keys, lead))
+            capture |= self._captures(
+                lambda x: self._query_sink(q, x, query_at, lead), self.path.q_hook
+            )
+        capture[last_resid(self.path.model)] = keep_at(resid, 0, lead.after(resid_at))
+        lead.run(self.path.model, batch, capture)
         shape = (*keys.at.shape[:2], len(self.layers), self.path.n_heads)
-        out = torch.full(shape, torch.nan, device=ids.device)
+        out = torch.full(shape, torch.nan, device=batch.ids.device)
         for i, layer in enumerate(self.layers):
             if self.path.score == "attention":
                 out[:, :, i] = attention_weights(q[layer], keys.weight.to(q[layer])).to(out)
@@ -177,22 +185,23 @@ class HeadReader:
         return {self.path.name(x, hook or self.path.k_hook): sink(x) for x in self.layers}
 
     def _query_sink(
-        self, kept: dict[int, Tensor], layer: int, query_at: Tensor
+        self, kept: dict[int, Tensor], layer: int, query_at: Tensor, lead: Lead
     ) -> Callable[[Tensor], None]:
         def take(activation: Tensor) -> None:
-            q = at_row(self.path.queries(activation), query_at)[:, None]
+            q = at_row(self.path.queries(activation), lead.after(query_at))[:, None]
             kept[layer] = self.path.at(q, query_at[:, None])
 
         return take
 
     def _key_sink(
-        self, kept: dict[int, Tensor], layer: int, keys: KeyPlaces
+        self, kept: dict[int, Tensor], layer: int, keys: KeyPlaces, lead: Lead
     ) -> Callable[[Tensor], None]:
         def take(activation: Tensor) -> None:
             heads = self.path.keys(activation)
             at = keys.at.flatten(1).to(heads.device)
             row = torch.arange(len(at), device=heads.device)[:, None]
-            picked = self.path.at(heads[row, at], at)
+            # Padding of the keys, at 0, may lie in the lead; its weight is 0.
+            picked = self.path.at(heads[row, lead.after(at).clamp(min=0)], at)
             kept[layer] = picked.unflatten(1, keys.at.shape[1:])
 
         return take

@@ -10,6 +10,7 @@ import xarray as xr
 from mechprobe import tasks
 from mechprobe.heads.answers import AnswerReader, group_codes
 from mechprobe.heads.capture import HeadReader
+from mechprobe.heads.lead import Lead, shared_lead
 from mechprobe.heads.places import (
     OF_EXAMPLE,
     OF_OPTION,
@@ -109,7 +110,8 @@ def qk_scores(
     chosen = _layers(model, layers)
     found = places(model, task, query, key, spelling)
     path = attention_path(model, score, qk_norm=qk_norm)
-    reader = HeadReader(path, chosen, spelling)
+    lead = shared_lead(model, found) if query == "last" or branching(model) else Lead()
+    reader = HeadReader(path, chosen, spelling, lead)
     cells = _Cells(task, chosen, path.n_heads)
     _read(model, reader, found, query, cells, batch_size, progress=progress)
     arguments = {
@@ -171,8 +173,8 @@ def _read(
     branches = query == "candidate" and branching(model)
     read = reader.last if query == "last" else reader.branched if branches else reader.full
     prompts = [p.ids for p in found]
-    if query == "candidate" and batch_size is None:
-        batch_size = _prompts_per_batch(found, branches=branches)
+    if batch_size is None:
+        batch_size = _prompts_per_batch(found, query, reader.lead.n_tokens, branches=branches)
     parts = batches(model, prompts, batch_size,
                     equal_lengths=branches and not _may_pad(model, prompts))  # fmt: skip
     answers = AnswerReader(model, found)
@@ -186,14 +188,19 @@ def _read(
             bar.update(len(here))
 
 
-def _prompts_per_batch(found: Sequence[Place], *, branches: bool) -> int | None:
+def _prompts_per_batch(
+    found: Sequence[Place], query: Query, n_lead: int, *, branches: bool
+) -> int | None:
     """Return how many prompts fit when each takes its candidates along; None for as many as ever.
 
-    Every candidate holds a copy of its prompt's cache, or runs the whole text.
+    Every candidate holds a copy of its prompt's cache, or runs the whole text. Of a lead, which
+    every prompt copies but none runs, a quarter is counted.
     """
     longest, width = max(len(p.ids) for p in found), max(len(p.answers) for p in found)
-    copies = max(1, width // 2) if branches else width
-    return max(1, TOKENS_PER_BATCH // (longest * copies)) if copies > 1 else None
+    copies = 1 if query == "last" else max(1, width // 2) if branches else width
+    if copies == 1 and not n_lead:
+        return None
+    return max(1, int(TOKENS_PER_BATCH // ((longest - 0.75 * n_lead) * copies)))
 
 
 def _may_pad(model: Model, prompts: Sequence[Sequence[int]]) -> bool:
