@@ -24,7 +24,7 @@ MODES: tuple[Mode, ...] = ("corrected", "vafa2024", "exact")
 # Words of prefix and suffix together in the published code.
 PUBLISHED_TOKENS = 128
 # Fewer of a model's own sequences may meet in no state, or always in the same.
-OWN_SEQUENCES = 300
+OWN_SEQUENCES = 60
 
 
 @dataclass(frozen=True, slots=True)
