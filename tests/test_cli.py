@@ -180,4 +180,8 @@ def test_demo_runs_on_the_packaged_model(
     assert "\U0001f429" in printed
     names = {p.name for p in (tmp_path / "demo").iterdir()}
     assert "best shortcut" in printed
-    assert names == {"lens.nc", "generation.nc", "heads.nc", "report.html"}
+    assert names == {
+        "lens.nc", "generation.nc", "heads.nc", "world_random_walks.nc",
+        "world_shortest_paths.nc", "report.html",
+    }  # fmt: skip
+    assert "does a model of shortest paths hold the map?" in printed

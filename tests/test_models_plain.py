@@ -10,6 +10,8 @@ from torch import Tensor
 
 from tests.tiny import ARCHITECTURES, save_tiny
 
+# Models that no other test shares, and may have left a hook in.
+OWN = 5.0
 IDS = torch.tensor([[5, 9, 17, 120, 33, 8], [7, 7, 200, 3, 41, 19]])
 
 
@@ -18,7 +20,7 @@ def test_it_gives_the_logits_of_the_bridge(tiny: Callable[..., Any], name: str) 
     from mechprobe.models import run
     from mechprobe.models.plain import plain_body
 
-    model = tiny(name)
+    model = tiny(name, sharpness=OWN)
     body = plain_body(model)
     if name == "opt":
         # Its bridge hangs hooks of its own into hook points, which look like anybody's.
@@ -38,7 +40,7 @@ def test_a_hook_of_somebody_is_called(tiny: Callable[..., Any]) -> None:
     from mechprobe.models import run
     from mechprobe.models.plain import plain_body
 
-    model = tiny("llama")
+    model = tiny("llama", sharpness=OWN)
     before = run(model, IDS, {}, logits="all").logits
     assert plain_body(model) is not None
 
@@ -59,7 +61,7 @@ def test_a_hook_of_somebody_is_called(tiny: Callable[..., Any]) -> None:
 def test_changed_weights_are_its_weights(tiny: Callable[..., Any]) -> None:
     from mechprobe.models import run
 
-    model = tiny("gpt2", sharpness=2.0, dtype=torch.float64)
+    model = tiny("gpt2", sharpness=OWN + 1, dtype=torch.float64)
     run(model, IDS, {}, logits="all")
     with torch.no_grad():
         for parameter in model.parameters():
