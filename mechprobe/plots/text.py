@@ -122,3 +122,20 @@ def probability(log_prob: float) -> str:
     if p >= 0.0005:
         return f"{p:.3f}"
     return f"{p:.0e}" if p > 0 else f"e^{log_prob:.0f}"
+
+
+def titled(name: str) -> str:
+    """Return what a title begins with: whose figure it is, if that is known."""
+    return f"{label(name, 30)}: " if name else ""
+
+
+def require_kind(kind: str, kinds: tuple[str, ...], what: str) -> None:
+    """Refuse a figure that there is not.
+
+    Raises:
+        ValueError: ``kind`` is none of ``kinds``.
+    """
+    if kind not in kinds:
+        named = ", ".join(repr(k) for k in kinds)
+        msg = f"there is no figure {kind!r} of {what}; choose {named}."
+        raise ValueError(msg)

@@ -6,7 +6,7 @@ import xarray as xr
 from plotly.subplots import make_subplots
 
 from mechprobe.plots.style import CATEGORIES, INK, styled
-from mechprobe.plots.text import label, markup
+from mechprobe.plots.text import label, markup, require_kind, titled
 
 _MODEL, _OTHER, _THIRD = CATEGORIES[0], CATEGORIES[1], CATEGORIES[2]
 _OUTCOMES = (CATEGORIES[2], CATEGORIES[3], CATEGORIES[1], "#8a8a8a")
@@ -27,7 +27,7 @@ def training_figure(data: xr.Dataset, kind: str, name: str = "") -> go.Figure:
     Raises:
         ValueError: An unknown kind.
     """
-    _require(kind, ("curve",), "a training")
+    require_kind(kind, ("curve",), "a training")
     step, loss = data["step"].values, data["loss"].values
     width = max(1, min(_SMOOTHED, len(loss) // 10))
     smooth = np.convolve(loss, np.full(width, 1 / width), mode="valid")
@@ -46,7 +46,7 @@ def training_figure(data: xr.Dataset, kind: str, name: str = "") -> go.Figure:
     )  # fmt: skip
     figure.add_scatter(**_curve(data, "next_token_validity", at, "validity", _MODEL), row=1, col=2)
     best = float(data["next_token_validity"].values[-1])
-    subtitle = f"{_named(name)}at the end {best:.4f} of held-out words are legal"
+    subtitle = f"{titled(name)}at the end {best:.4f} of held-out words are legal"
     styled(figure, "How the model learned", subtitle, height=380)
     figure.update_layout(width=900, margin={"l": 56, "r": 24, "t": 104, "b": 52}, showlegend=True,
                          legend={"x": 0.42, "xanchor": "right", "y": 0.98})  # fmt: skip
@@ -72,9 +72,9 @@ def detours_figure(data: xr.Dataset, kind: str, name: str, forced: str) -> go.Fi
     Raises:
         ValueError: An unknown kind.
     """
-    _require(kind, ("curve", "outcomes"), "detours")
+    require_kind(kind, ("curve", "outcomes"), "detours")
     what = markup(forced.replace("_", " "))
-    subtitle = f"{_named(name)}{int(data['n_trips'])} trips; forced turn: {what}"
+    subtitle = f"{titled(name)}{int(data['n_trips'])} trips; forced turn: {what}"
     figure = go.Figure()
     p = data["p"].values.tolist()
     # Even steps: most of the story is below 0.1.
@@ -118,7 +118,7 @@ def probes_figure(data: xr.Dataset, kind: str, name: str, what: str) -> go.Figur
     Raises:
         ValueError: An unknown kind.
     """
-    _require(kind, ("layers",), "state probes")
+    require_kind(kind, ("layers",), "state probes")
     layers = data["layer"].values.tolist()
     places = list(range(len(layers)))
     figure = go.Figure()
@@ -134,7 +134,7 @@ def probes_figure(data: xr.Dataset, kind: str, name: str, what: str) -> go.Figur
         name=f"commonest label {majority:.2f}", line={"color": INK, "dash": "dot", "width": 1.5},
     )  # fmt: skip
     counts = f"{int(data['n_test'])} places of {int(data['n_test_sequences'])} unseen sequences"
-    subtitle = f"{_named(name)}label: {label(what, 30)}; {counts}"
+    subtitle = f"{titled(name)}label: {label(what, 30)}; {counts}"
     styled(figure, "Can the state be read off the residual stream?", subtitle, height=400)
     figure.update_layout(width=820, margin={"l": 64, "r": 24, "t": 76, "b": 56}, showlegend=True)
     names = ["embedding" if layer < 0 else str(layer) for layer in layers]
@@ -172,17 +172,6 @@ def _curve(
     }
 
 
-def _named(name: str) -> str:
-    return f"{label(name, 30)}: " if name else ""
-
-
-def _require(kind: str, kinds: tuple[str, ...], what: str) -> None:
-    if kind not in kinds:
-        named = ", ".join(repr(k) for k in kinds)
-        msg = f"there is no figure {kind!r} of {what}; choose {named}."
-        raise ValueError(msg)
-
-
 def puzzles_figure(data: xr.Dataset, kind: str, world: str) -> go.Figure:
     """Draw the metrics of a chat model beside those of a judge that errs at random as often.
 
@@ -197,7 +186,7 @@ def puzzles_figure(data: xr.Dataset, kind: str, world: str) -> go.Figure:
     Raises:
         ValueError: An unknown kind.
     """
-    _require(kind, ("bars",), "seating puzzles")
+    require_kind(kind, ("bars",), "seating puzzles")
     names = ("task_accuracy", "answer_accuracy", "compression", "distinction_recall")
     figure = go.Figure()
     for i, judge in enumerate(data["judge"].values.tolist()):

@@ -7,7 +7,7 @@ from plotly.subplots import make_subplots
 
 from mechprobe.plots.heads_grids import SCALE
 from mechprobe.plots.style import CATEGORIES, GRID, MONO, styled
-from mechprobe.plots.text import label, markup
+from mechprobe.plots.text import markup, require_kind, titled
 
 _MODEL, _CONTROL, _DAMAGE = CATEGORIES[1], CATEGORIES[4], CATEGORIES[0]
 _REFERENCES = {
@@ -39,7 +39,7 @@ def by_layer_figure(data: xr.Dataset, kind: str, name: str) -> go.Figure:
     Raises:
         ValueError: An unknown kind.
     """
-    _require(kind, ("layers",), "metrics by layer")
+    require_kind(kind, ("layers",), "metrics by layer")
     metrics = [str(m) for m in data["metric"].values.tolist()]
     layers = data["layer"].values.tolist()
     figure = make_subplots(
@@ -63,7 +63,7 @@ def by_layer_figure(data: xr.Dataset, kind: str, name: str) -> go.Figure:
         f"{data['world'].item()}; mode {data['mode'].item()}, {data['acceptance'].item()}, "
         f"M = {int(data['suffixes'])}, k = {int(data['k'])}; 95 % intervals over states"
     )
-    title = f"{_named(name)}where does the world become coherent?"
+    title = f"{titled(name)}where does the world become coherent?"
     styled(figure, title, markup(settings), height=420)
     _panels(figure, len(metrics), layers)
     return figure
@@ -83,7 +83,7 @@ def patching_figure(data: xr.Dataset, kind: str, name: str) -> go.Figure:
     Raises:
         ValueError: An unknown kind.
     """
-    _require(kind, ("layers", "grid"), "state patching")
+    require_kind(kind, ("layers", "grid"), "state patching")
     if kind == "layers":
         figure, height = _patching_lines(data)
     else:
@@ -93,7 +93,7 @@ def patching_figure(data: xr.Dataset, kind: str, name: str) -> go.Figure:
         f"{int(data['n_followed'])} strings of at most {int(data['k'])} words; "
         f"{data['acceptance'].item()}"
     )
-    title = f"{_named(name)}what a patched state swaps"
+    title = f"{titled(name)}what a patched state swaps"
     styled(figure, title, markup(settings), height=height)
     if kind == "layers":
         _panels(figure, min(_PANELS, data.sizes["position"]), data["layer"].values.tolist())
@@ -259,14 +259,3 @@ def _position_names(data: xr.Dataset) -> list[str]:
     if data["extent"].item() == "tail":
         return ["last word" if p == -1 else f"last {-p} words" for p in positions]
     return ["last word" if p == -1 else f"word {p} from the end" for p in positions]
-
-
-def _named(name: str) -> str:
-    return f"{label(name, 30)}: " if name else ""
-
-
-def _require(kind: str, kinds: tuple[str, ...], what: str) -> None:
-    if kind not in kinds:
-        named = ", ".join(repr(k) for k in kinds)
-        msg = f"there is no figure {kind!r} of {what}; choose {named}."
-        raise ValueError(msg)

@@ -26,14 +26,14 @@ from mechprobe.worlds.request import (
     as_predictor,
     checked,
     drawn_pairs,
+    held_out_walks,
     named,
     require_room,
 )
 from mechprobe.worlds.scores import TESTS, Scored, Scores, Test, gather, scored
 
 GIVEN = "given"
-# Sequences of the next-token test, and pairs of each point of the sensitivity curves, at most.
-SEQUENCES = 1000
+# Pairs of each point of the sensitivity curves, at most.
 SENSITIVITY_PAIRS = 200
 EPSILONS = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1)
 SUFFIXES = (1, 5, 30, 100)
@@ -139,7 +139,7 @@ def evaluate_world_model(
     about = _about(predictor)
     journal = Journal(resume, {**asked, "world_digest": world.digest(), "model": about})
     same, different = drawn_pairs(predictor, world, request, prefixes)
-    walks = _sequences(world, request, sequences)
+    walks = held_out_walks(world, request, sequences)
     run = _Run(world, request, same, different, journal, batch_size, progress)
     outcomes = {GIVEN: run.outcome(GIVEN, predictor, walks)}
     if baselines:
@@ -213,12 +213,6 @@ class _Run:
 
 def _indices(parts: list[Scored]) -> Ids:
     return np.concatenate([np.zeros(0, dtype=np.int64), *[part.index for part in parts]])
-
-
-def _sequences(world: World, request: Request, given: Sequence[Ids] | None) -> list[Ids]:
-    if given is not None:
-        return list(given)
-    return world.random_walks(min(request.n, SEQUENCES), request.rng(1))
 
 
 def _curves(

@@ -20,12 +20,17 @@ from mechprobe.worlds.oracles import legal_only, noisy_oracle, true_automaton, u
 from mechprobe.worlds.pairs import Pairs
 from mechprobe.worlds.predictor import Predictor
 from mechprobe.worlds.protocol import Ids, World
-from mechprobe.worlds.request import PrefixKind, Request, as_network, checked, drawn_pairs, named
+from mechprobe.worlds.request import (
+    PrefixKind,
+    Request,
+    as_network,
+    checked,
+    drawn_pairs,
+    held_out_walks,
+    named,
+)
 from mechprobe.worlds.residual import chosen_layers
 from mechprobe.worlds.scores import TESTS, Scores, Test, gather, scored
-
-# Sequences of the next-token test, at most, as in ``evaluate_world_model``.
-SEQUENCES = 1000
 
 
 def world_by_layer(
@@ -101,11 +106,7 @@ def world_by_layer(
     net.require_room(request.max_tokens - 1)
     at = {layer: net.at_layer(layer) for layer in chosen}
     same, different = drawn_pairs(net, world, request, prefixes)
-    walks = (
-        world.random_walks(min(n, SEQUENCES), request.rng(1))
-        if sequences is None
-        else list(sequences)
-    )
+    walks = held_out_walks(world, request, sequences)
     with tqdm(desc="layers", total=2 * len(chosen) + 3, unit="predictor", disable=not progress,
               leave=False) as bar:  # fmt: skip
         every = _Exam(world, request, same, different, walks, batch_size, bar).of_layers(at)

@@ -25,6 +25,8 @@ MODES: tuple[Mode, ...] = ("corrected", "vafa2024", "exact")
 PUBLISHED_TOKENS = 128
 # Fewer of a model's own sequences may meet in no state, or always in the same.
 OWN_SEQUENCES = 60
+# Of the next-token test, at most, where none are given.
+HELD_OUT_SEQUENCES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,3 +202,10 @@ def named(sequences: str | Sequence[Ids] | None) -> str | None:
     if sequences is None or isinstance(sequences, str):
         return sequences
     return f"{len(sequences)} sequences, sha256 {digest_json([s.tolist() for s in sequences])}"
+
+
+def held_out_walks(world: World, request: Request, given: Sequence[Ids] | None) -> list[Ids]:
+    """Return what the next-token test reads: the given sequences, or random walks."""
+    if given is not None:
+        return list(given)
+    return world.random_walks(min(request.n, HELD_OUT_SEQUENCES), request.rng(1))
