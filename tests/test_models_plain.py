@@ -12,43 +12,85 @@ from tests.tiny import ARCHITECTURES, save_tiny
 
 # Models that no other test shares, and may have left a hook in.
 OWN = 5.0
+# An activation that only the bridge can give.
+_BETWEEN = "blocks.0.hook_mlp_out"
 IDS = torch.tensor([[5, 9, 17, 120, 33, 8], [7, 7, 200, 3, 41, 19]])
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_it_gives_the_logits_of_the_bridge(tiny: Callable[..., Any], name: str) -> None:
     from mechprobe.models import run
-    from mechprobe.models.plain import plain_body
+    from mechprobe.models.plain import plain_model
 
     model = tiny(name, sharpness=OWN)
-    body = plain_body(model)
+    twin = plain_model(model)
     if name == "opt":
         # Its bridge hangs hooks of its own into hook points, which look like anybody's.
-        assert body is None
+        assert twin is None
         return
-    assert body is not None
-    assert not any(hasattr(m, "original_component") for m in body.modules())
-    layer = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+    assert twin is not None
+    assert not any(hasattr(m, "original_component") for m in twin.body.modules())
     plain = run(model, IDS, {}, logits="all").logits
-    hooked = run(model, IDS, {layer: lambda _: None}, logits="all").logits
+    hooked = run(model, IDS, {_BETWEEN: lambda _: None}, logits="all").logits
     assert plain is not None
     assert hooked is not None
     assert (plain - hooked).abs().max() <= 1e-5 * hooked.abs().max()
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_it_gives_the_residual_streams_of_the_bridge(tiny: Callable[..., Any], name: str) -> None:
+    from mechprobe.models import run
+    from mechprobe.models.plain import plain_model
+
+    model = tiny(name, sharpness=OWN)
+    layers = range(model.cfg.n_layers)
+    names = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in layers)]
+    if name == "opt":
+        assert plain_model(model, names) is None
+        return
+    assert plain_model(model, names) is not None
+    heard: dict[str, dict[str, Tensor]] = {"plain": {}, "hooked": {}}
+
+    def listen(how: str) -> dict[str, Callable[[Tensor], None]]:
+        return {n: lambda t, n=n: heard[how].update({n: t.clone()}) for n in names}
+
+    run(model, IDS, listen("plain"))
+    run(model, IDS, {**listen("hooked"), _BETWEEN: lambda _: None})
+    for n in names:
+        a, b = (heard[how][n] for how in ("plain", "hooked"))
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+def test_a_sink_that_raises_leaves_no_hook_behind(tiny: Callable[..., Any]) -> None:
+    from mechprobe.models import run
+    from mechprobe.models.plain import plain_model
+
+    model = tiny("llama", sharpness=OWN)
+
+    def refuse(_: Tensor) -> None:
+        msg = "no"
+        raise KeyError(msg)
+
+    with pytest.raises(KeyError, match="no"):
+        run(model, IDS, {"blocks.0.hook_resid_post": refuse})
+    twin = plain_model(model)
+    assert twin is not None
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in twin.body.modules())
+
+
 def test_a_hook_of_somebody_is_called(tiny: Callable[..., Any]) -> None:
     from mechprobe.models import run
-    from mechprobe.models.plain import plain_body
+    from mechprobe.models.plain import plain_model
 
     model = tiny("llama", sharpness=OWN)
     before = run(model, IDS, {}, logits="all").logits
-    assert plain_body(model) is not None
+    assert plain_model(model) is not None
 
     def silence(activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
         return torch.zeros_like(activation)
 
     with model.hooks(fwd_hooks=[("blocks.1.hook_mlp_out", silence)]):
-        assert plain_body(model) is None
+        assert plain_model(model) is None
         during = run(model, IDS, {}, logits="all").logits
     after = run(model, IDS, {}, logits="all").logits
     assert before is not None
@@ -67,7 +109,7 @@ def test_changed_weights_are_its_weights(tiny: Callable[..., Any]) -> None:
         for parameter in model.parameters():
             parameter.mul_(1.25)
     plain = run(model, IDS, {}, logits="all").logits
-    hooked = run(model, IDS, {"blocks.0.hook_resid_post": lambda _: None}, logits="all").logits
+    hooked = run(model, IDS, {_BETWEEN: lambda _: None}, logits="all").logits
     assert plain is not None
     assert hooked is not None
     torch.testing.assert_close(plain, hooked, rtol=1e-9, atol=1e-9)
@@ -75,14 +117,14 @@ def test_changed_weights_are_its_weights(tiny: Callable[..., Any]) -> None:
 
 def test_processed_weights_are_not_the_weights_of_the_body(tmp_path: Path) -> None:
     from mechprobe.models import load_model, run
-    from mechprobe.models.plain import plain_body
+    from mechprobe.models.plain import plain_model
 
     model = load_model(save_tiny(tmp_path, "gpt2"), device="cpu")
-    assert plain_body(model) is not None
+    assert plain_model(model) is not None
     model.enable_compatibility_mode()
-    assert plain_body(model) is None
+    assert plain_model(model) is None
     plain = run(model, IDS, {}, logits="all").logits
-    hooked = run(model, IDS, {"blocks.0.hook_resid_post": lambda _: None}, logits="all").logits
+    hooked = run(model, IDS, {_BETWEEN: lambda _: None}, logits="all").logits
     assert plain is not None
     assert hooked is not None
     assert torch.equal(plain, hooked)

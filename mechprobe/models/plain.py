@@ -1,17 +1,21 @@
-"""A bridge's Hugging Face model without its hooks, for passes in which nobody listens.
+"""A bridge's Hugging Face model without its hooks, for passes that need none or only the residuals.
 
 Hooks that nobody uses cost a fifth of a pass of a small model, word by word. The twin shares every
-parameter with the bridge, and is trusted only after it has given the same logits.
+parameter with the bridge, and is trusted only after it has given the same logits, and the same
+residual streams where these are asked for.
 """
 
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from copy import copy
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mechprobe.models.protocol import Model, input_device
+from mechprobe.models.protocol import Model, Sink, input_device
 
 _CHECKED_TOKENS = 8
 # Both run the same operations, in float32 at least to rounding.
@@ -21,27 +25,31 @@ _HALF_TOLERANCE = 2e-2
 _OWN_HOOKS = "transformer_lens.model_bridge."
 
 
-class _Twin:
+class Plain:
     """The model without hooks, and what may make it wrong.
 
     Attributes:
         body: The Hugging Face model of plain modules.
+        places: How to listen to a residual stream, by the name of its hook.
         skipped: Modules that it leaves out; a hook on one of them would not be called.
         slots: Every parameter of the bridge, as (dictionary, name).
-        trusted: Stamp of the weights at which both gave the same logits; None if they did not.
+        checked: Stamp of the weights at which both were compared.
+        same: What was the same then: ``"logits"`` and names of hooks.
     """
 
     def __init__(self, model: Any) -> None:
         self.skipped: list[nn.Module] = []
-        self.body = self._plain(model.original_model, {})
+        known: dict[int, nn.Module] = {}
+        self.body = self._plain(model.original_model, known)
+        self.places = _places(model, known)
         kept = {id(module) for module in self.body.modules()}
         self.skipped += [m for m in model.modules() if id(m) not in kept]
         self._hooks = [h for m in self.skipped for h in (m._forward_hooks, m._forward_pre_hooks)]
         self._seen: tuple[int, int] = (-1, -1)
         self._quiet = False
         self.slots = [(m._parameters, name) for m in model.modules() for name in m._parameters]
-        self.trusted: tuple[Any, ...] | None = None
         self.checked: tuple[Any, ...] | None = None
+        self.same: set[str] = set()
 
     def _plain(self, module: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
         while (original := getattr(module, "original_component", None)) is not None:
@@ -80,11 +88,73 @@ class _Twin:
         return self._quiet
 
 
-_TWINS: "WeakKeyDictionary[Any, _Twin | None]" = WeakKeyDictionary()
+    @contextmanager
+    def listening(self, capture: Mapping[str, Sink]) -> Iterator[None]:
+        """Hand residual streams to ``capture`` for as long as this lasts."""
+        with ExitStack() as stack:
+            for name, sink in capture.items():
+                stack.callback(self.places[name](sink).remove)
+            yield
+
+    def compare(self, model: Any) -> set[str]:
+        """Return what the bridge and its twin give alike in a short trial."""
+        ids = torch.arange(_CHECKED_TOKENS, device=input_device(model)) % int(model.cfg.d_vocab)
+        if "pos_embed" in model._modules:
+            model.pos_embed._current_batch_size = 1
+        heard: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+        known = model.hook_dict
+        names = [name for name in self.places if name in known]
+        hooks = [(name, partial(_note, heard[0], name)) for name in names]
+        sinks = {name: partial(heard[1].__setitem__, name) for name in names}
+        with torch.no_grad():
+            with model.hooks(fwd_hooks=hooks):
+                heard[0]["logits"] = model.original_model(input_ids=ids[None]).logits
+            with self.listening(sinks):
+                heard[1]["logits"] = self.body(input_ids=ids[None]).logits
+        both = heard[0].keys() & heard[1].keys()
+        return {name for name in both if _alike(heard[0][name], heard[1][name])}
 
 
-def plain_body(model: Model) -> Any | None:
-    """Return the Hugging Face model of a bridge without hooks; None where that would not be it.
+def _places(model: Any, twins: Mapping[int, nn.Module]) -> dict[str, Callable[[Sink], Any]]:
+    """Find the twins of the blocks, which give and take the residual stream."""
+    places: dict[str, Callable[[Sink], Any]] = {}
+    for layer, bridge in enumerate(getattr(model, "blocks", ())):
+        block = twins.get(id(getattr(bridge, "original_component", None)))
+        if block is not None:
+            places[f"blocks.{layer}.hook_resid_pre"] = partial(_on_input, block)
+            places[f"blocks.{layer}.hook_resid_post"] = partial(_on_output, block)
+    return places
+
+
+def _on_input(block: nn.Module, sink: Sink) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+        sink(args[0] if args else kwargs["hidden_states"])
+
+    return block.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _on_output(block: nn.Module, sink: Sink) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:  # noqa: ARG001
+        sink(out[0] if isinstance(out, tuple) else out)
+
+    return block.register_forward_hook(hook)
+
+
+def _note(heard: dict[str, Tensor], name: str, activation: Tensor, hook: Any) -> None:  # noqa: ARG001
+    heard[name] = activation
+
+
+def _alike(hooked: Tensor, plain: Tensor) -> bool:
+    tolerance = _TOLERANCE.get(hooked.dtype, _HALF_TOLERANCE)
+    same_shape = hooked.shape == plain.shape
+    return same_shape and bool((hooked - plain).abs().max() <= tolerance * hooked.abs().max())
+
+
+_TWINS: "WeakKeyDictionary[Any, Plain | None]" = WeakKeyDictionary()
+
+
+def plain_model(model: Model, names: Collection[str] = ()) -> Plain | None:
+    """Return a bridge's model without hooks; None where that would not be it.
 
     It is not where somebody listens to a hook, where modules were moved between devices by
     accelerate, or where the logits of a short trial differ, as they do after weights were
@@ -92,28 +162,19 @@ def plain_body(model: Model) -> Any | None:
 
     Args:
         model: A ``TransformerBridge``.
+        names: Hooks whose activations it must be able to give: residual streams.
     """
     if model not in _TWINS:
         _TWINS[model] = _twin_of(model)
     twin = _TWINS[model]
-    if twin is None or not twin.is_quiet:
+    if twin is None or not twin.places.keys() >= set(names) or not twin.is_quiet:
         return None
     now = twin.stamp()
     if twin.checked != now:
-        twin.checked, twin.trusted = now, now if _same_logits(model, twin.body) else None
-    return None if twin.trusted is None else twin.body
+        twin.checked, twin.same = now, twin.compare(model)
+    return twin if twin.same.issuperset({"logits", *names}) else None
 
 
-def _twin_of(model: Any) -> "_Twin | None":
+def _twin_of(model: Any) -> Plain | None:
     moved = any("_hf_hook" in m.__dict__ for m in model.original_model.modules())
-    return None if moved or getattr(model.cfg, "is_stateful", False) else _Twin(model)
-
-
-def _same_logits(model: Any, body: Any) -> bool:
-    ids = torch.arange(_CHECKED_TOKENS, device=input_device(model)) % int(model.cfg.d_vocab)
-    if "pos_embed" in model._modules:
-        model.pos_embed._current_batch_size = 1
-    with torch.no_grad():
-        hooked, plain = (m(input_ids=ids[None]).logits for m in (model.original_model, body))
-    tolerance = _TOLERANCE.get(hooked.dtype, _HALF_TOLERANCE)
-    return bool((hooked - plain).abs().max() <= tolerance * hooked.abs().max())
+    return None if moved or getattr(model.cfg, "is_stateful", False) else Plain(model)

@@ -3,7 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechprobe.kernels.gemm import fastest_gemm, gemm_path
-from mechprobe.models.plain import plain_body
+from mechprobe.models.plain import Plain, plain_model
 from mechprobe.models.protocol import Edit, Model, Sink, is_bridge, model_name
 
 Logits = Literal["none", "last", "all"]
@@ -73,18 +73,18 @@ def run(
             for.
     """
     edits = edit or {}
+    plain = plain_model(model, capture) if is_bridge(model) and not edits else None
     hooks = [(name, _as_hook(sink)) for name, sink in capture.items()]
     hooks += [(name, _as_edit(change)) for name, change in edits.items()]
     # ``hook_dict`` gathers every alias anew.
-    known = model.hook_dict if hooks or edits else {}
+    known = model.hook_dict if hooks and plain is None else capture
     for name in (*capture, *edits):
         if name not in known:
             msg = f"{model_name(model)} has no activation {name!r}."
             raise NotImplementedError(msg)
     W_U: Any = getattr(model, "W_U", None)
     path = "default" if W_U is None else fastest_gemm(W_U, ids.numel())
-    plain = plain_body(model) if is_bridge(model) and not hooks and not edits else None
-    hooked = model.hooks(fwd_hooks=hooks) if plain is None else nullcontext()
+    hooked = model.hooks(fwd_hooks=hooks) if plain is None else plain.listening(capture)
     with gemm_path(path), hooked, _heeded(model, edits):
         if is_bridge(model):
             done = _run_bridge(model, plain, ids, mask, positions, logits, cache, keep_cache)
@@ -138,7 +138,7 @@ def takes_positions(model: Model) -> bool:
 
 def _run_bridge(
     model: Any,
-    plain: Any | None,
+    plain: Plain | None,
     ids: Tensor,
     mask: Tensor | None,
     positions: Tensor | None,
@@ -146,7 +146,7 @@ def _run_bridge(
     cache: Any,
     keep_cache: bool,
 ) -> Run:
-    hf = model.original_model if plain is None else plain
+    hf: Any = model.original_model if plain is None else plain.body
     kwargs: dict[str, Any] = {"input_ids": ids, "use_cache": keep_cache}
     if mask is not None:
         kwargs["attention_mask"] = mask
