@@ -354,3 +354,21 @@ def test_inputs_are_left_as_they_were(problem: Problem) -> None:
     torch.testing.assert_close(
         [t for t in inputs if t is not None], [t for t in before if t is not None], atol=0, rtol=0
     )
+
+
+def test_buffers_are_kept_for_the_same_and_made_anew_for_another() -> None:
+    from mechprobe.kernels import readout
+    from mechprobe.kernels.readout import Buffers
+
+    generator = torch.Generator().manual_seed(0)
+    W_U = torch.randn(8, 300, generator=generator)
+    buffers, kept = Buffers(), []
+    for rows in (3, 3, 2, 3):
+        x = torch.randn(4, rows, 8, generator=generator)
+        first, again = readout(x, W_U, k=5), readout(x, W_U, k=5, buffers=buffers)
+        for field in fields(first):
+            assert torch.equal(getattr(first, field.name), getattr(again, field.name))
+        kept.append(buffers._tile)
+    assert kept[0] is kept[1]
+    assert kept[1] is not kept[2]
+    assert readout(x, -W_U, k=5, buffers=buffers).top_id.equal(readout(x, -W_U, k=5).top_id)

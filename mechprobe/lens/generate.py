@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from mechprobe.kernels import Readout, fastest_gemm, readout
 from mechprobe.kernels.gemm import Gemm
+from mechprobe.kernels.readout import Buffers
 from mechprobe.lens.capture import Reader
 from mechprobe.lens.dataset import Cells, Read, lens_dataset
 from mechprobe.lens.logit_lens import lens_reader
@@ -168,6 +169,7 @@ class _Walk:
     k: int
     targets: Targets
     gemm: Gemm
+    buffers: Buffers = field(default_factory=Buffers)
     reads: list[Readout] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
 
@@ -209,7 +211,7 @@ class _Walk:
         self.reads.append(
             readout(
                 rows, path.W_U, path.b_U, k=self.k, targets=targets, transform=path.transform,
-                gemm=self.gemm,
+                gemm=self.gemm, buffers=self.buffers,
             )
         )  # fmt: skip
 

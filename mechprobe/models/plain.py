@@ -87,7 +87,6 @@ class Plain:
             )
         return self._quiet
 
-
     @contextmanager
     def listening(self, capture: Mapping[str, Sink]) -> Iterator[None]:
         """Hand residual streams to ``capture`` for as long as this lasts."""

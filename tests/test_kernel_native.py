@@ -1,0 +1,254 @@
+"""The compiled reductions are the steps, wherever they are used."""
+
+import logging
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.test_kernel_readout import Problem, assert_loops_agree, problems
+
+
+@pytest.fixture(scope="module")
+def native() -> Any:
+    from mechprobe.kernels.native import compiled
+
+    try:
+        return compiled()
+    except RuntimeError as error:
+        if "no C compiler" not in str(error):
+            raise
+        pytest.skip("no C compiler on this machine; torch's steps are then used")
+
+
+@st.composite
+def tiles(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Logits on a grid of halves, so that ties are ties, around the widths of blocks and chunks."""
+    group, pos = draw(st.integers(1, 3)), draw(st.integers(1, 5))
+    d_vocab = draw(st.sampled_from([1, 2, 63, 64, 65, 200, 1023, 1024, 1025, 2100]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    z = torch.randint(-8, 9, (group, pos, d_vocab), generator=generator) / 2
+    z += draw(st.sampled_from([0.0, 4096.0, -4096.0]))
+    reference = torch.randint(-8, 9, (pos, d_vocab), generator=generator).float().softmax(-1)
+    n_targets = draw(st.integers(0, 3))
+    targets = torch.randint(d_vocab, (pos, n_targets), generator=generator)
+    return z, reference, targets, draw(st.integers(1, min(d_vocab, 64)))
+
+
+@settings(deadline=None, max_examples=150)
+@given(tile=tiles(), n_threads=st.integers(1, 2))
+def test_a_tile_is_read_as_specified(
+    native: Any, tile: tuple[Tensor, Tensor, Tensor, int], n_threads: int
+) -> None:
+    from mechprobe.kernels.reductions import one_pass
+
+    z, reference, targets, k = tile
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    found = native.reduce(z, reference, targets, k)
+    torch.set_num_threads(before)
+    top_id, top, log_z, entropy, cross, at_target, rank = found
+    wide = z.double()
+    maxima, log_sum, *want, _ = one_pass(wide, reference.double(), wide[..., :1])
+    z_log = maxima.amax(-1) + log_sum
+    value, order = wide.sort(dim=-1, descending=True, stable=True)
+    wanted = wide.gather(-1, targets.expand(len(z), -1, -1))
+    assert torch.equal(top_id, order[..., :k])
+    assert torch.equal(rank, (wide[..., None, :] > wanted[..., None]).sum(-1))
+    for a, b in (
+        (top, value[..., :k] - z_log[..., None]), (entropy, want[0]), (cross, want[1]),
+        (at_target, wanted - z_log[..., None]),
+    ):  # fmt: skip
+        torch.testing.assert_close(a.double(), b, atol=2e-5, rtol=0)
+    torch.testing.assert_close(log_z.double(), z_log, atol=2e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_undefined_logits_are_left_to_the_steps(native: Any, value: float) -> None:
+    z = torch.randn(2, 3, 200, generator=torch.Generator().manual_seed(0))
+    reference, targets = z[0].softmax(-1), torch.zeros(3, 1, dtype=torch.long)
+    assert native.reduce(z, reference, targets, 5) is not None
+    z[1, 2, 77] = value
+    assert native.reduce(z, reference, targets, 5) is None
+
+
+class Chosen:
+    """A chooser that has chosen."""
+
+    def __init__(self, native: Any) -> None:
+        self.native = native
+
+    def get(self, z: Tensor, n_logits: int, k: int, n_targets: int) -> Any:  # noqa: ARG002
+        return self.native if k <= 64 else None
+
+
+def changed(native: Any, change: Callable[[Any], Any]) -> Any:
+    """The compiled reductions, what they find passed through ``change``."""
+    from mechprobe.kernels.native import Native
+
+    class Changed(Native):
+        def reduce(self, z: Tensor, reference: Tensor, targets: Tensor, k: int) -> Any:
+            return change(native.reduce(z, reference, targets, k))
+
+    return Changed(native.library)
+
+
+@settings(deadline=None, max_examples=100)
+@given(problem=problems(min_rows=1, grid=True, transforms=False))
+def test_a_compiled_readout_matches_the_loops(native: Any, problem: Problem) -> None:
+    """Biases of -inf among them, which torch's steps take over."""
+    readout = import_module("mechprobe.kernels.readout")
+    calls = 0
+
+    def counted(found: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readout, "chooser", Chosen(changed(native, counted)))
+        assert_loops_agree(problem.to(torch.float32), atol=2e-5)
+    assert calls > 0 or problem.k > 64
+
+
+class Trials:
+    """The module with a compiler that takes no time and a trial that ends as told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from mechprobe.kernels import native
+
+        self.native = native.Native.__new__(native.Native)
+        self.compiled, self.ratio = 0, 2.0
+        self.error: Exception | None = None
+        monkeypatch.setattr(native, "WORTH_COMPILING", 1000)
+        monkeypatch.setattr(native, "compiled", self.compile)
+        monkeypatch.setattr(native, "trial", self.trial)
+        self.chooser = native.Chooser()
+
+    def compile(self) -> Any:
+        self.compiled += 1
+        if self.error is not None:
+            raise self.error
+        return self.native
+
+    def trial(self, native: Any) -> float:  # noqa: ARG002
+        return self.ratio
+
+    def get(self, n_logits: int, k: int = 10, n_targets: int = 1, **options: Any) -> Any:
+        return self.chooser.get(torch.empty(4, 50, **options), n_logits, k, n_targets)
+
+
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> Trials:
+    return Trials(monkeypatch)
+
+
+def test_nothing_is_compiled_before_it_pays(trials: Trials) -> None:
+    assert trials.get(600) is None
+    assert trials.compiled == 0
+    assert trials.get(400) is trials.native
+    assert trials.get(1) is trials.native
+    assert trials.compiled == 1
+
+
+def test_a_prompt_never_compiles() -> None:
+    """Of 12 tokens, on the default threshold."""
+    from mechprobe.kernels.native import WORTH_COMPILING
+
+    assert WORTH_COMPILING > 12 * 32 * 150_000
+
+
+def test_each_thread_count_is_tried_on_its_own(trials: Trials) -> None:
+    before = torch.get_num_threads()
+    trials.get(1000)
+    torch.set_num_threads(before + 1)
+    trials.ratio = 0.5
+    assert trials.get(1) is None
+    torch.set_num_threads(before)
+    assert trials.get(1) is trials.native
+    assert trials.compiled == 1
+
+
+def test_what_is_not_faster_is_not_used(trials: Trials) -> None:
+    trials.ratio = 0.9
+    assert trials.get(1000) is None
+    assert trials.get(1000) is None
+    assert trials.compiled == 1
+
+
+def test_what_the_source_does_not_do_is_done_in_steps(trials: Trials) -> None:
+    assert trials.get(1000, dtype=torch.float64) is None
+    assert trials.get(1000, dtype=torch.bfloat16) is None
+    assert trials.get(1000, device="meta") is None
+    assert trials.get(1000, k=65) is None
+    assert trials.get(1000, n_targets=17) is None
+    assert trials.compiled == 0
+
+
+def test_a_failure_is_kept_logged_and_not_repeated(
+    trials: Trials, caplog: pytest.LogCaptureFixture
+) -> None:
+    trials.error = RuntimeError("out of luck")
+    with caplog.at_level(logging.DEBUG, logger="mechprobe.kernels.native"):
+        assert trials.get(1000) is None
+        assert trials.get(1000) is None
+    assert trials.compiled == 1
+    assert trials.chooser.failure == "RuntimeError: out of luck"
+    assert "reductions in torch's steps: RuntimeError: out of luck" in caplog.text
+
+
+def test_without_a_compiler_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mechprobe.kernels import native
+
+    def nowhere(name: str) -> None:  # noqa: ARG001
+        return None
+
+    monkeypatch.setattr(native.shutil, "which", nowhere)
+    with pytest.raises(RuntimeError, match="no C compiler was found"):
+        native.compiled()
+
+
+def test_a_compiler_that_refuses_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mechprobe.kernels import native
+
+    monkeypatch.setattr(native, "_FLAGS", ("--no-such-flag",))
+    if not any(native.shutil.which(c) for c in ("cc", "gcc", "clang")):
+        pytest.skip("no C compiler on this machine")
+    with pytest.raises(RuntimeError, match=r"failed: .*no-such-flag"):
+        native.compiled()
+
+
+@pytest.mark.parametrize("field", range(7))
+def test_the_trial_refuses_what_is_wrong(native: Any, field: int) -> None:
+    from mechprobe.kernels.native import trial
+
+    def off(found: Any) -> Any:
+        found[field][0, 5] += 1
+        return found
+
+    assert trial(changed(native, off), 300) == 0.0
+    assert trial(changed(native, lambda _: None), 300) == 0.0
+
+
+def test_the_trial_compares_both(native: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that only the compiled reductions move."""
+    module = import_module("mechprobe.kernels.native")
+    now = [0.0]
+
+    def slow(found: Any) -> Any:
+        now[0] += 8.0
+        return found
+
+    class Steps(module.Stepwise):  # type: ignore[misc]
+        def __call__(self, *args: Tensor) -> Any:
+            now[0] += 1.0
+            return super().__call__(*args)
+
+    monkeypatch.setattr(module, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(module, "Stepwise", Steps)
+    assert module.trial(changed(native, slow), 300) == pytest.approx(0.5)
