@@ -362,7 +362,8 @@ def test_buffers_are_kept_for_the_same_and_made_anew_for_another() -> None:
 
     generator = torch.Generator().manual_seed(0)
     W_U = torch.randn(8, 300, generator=generator)
-    buffers, kept = Buffers(), []
+    buffers = Buffers()
+    kept: list[Any] = []
     for rows in (3, 3, 2, 3):
         x = torch.randn(4, rows, 8, generator=generator)
         first, again = readout(x, W_U, k=5), readout(x, W_U, k=5, buffers=buffers)

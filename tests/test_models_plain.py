@@ -56,6 +56,8 @@ def test_it_gives_the_residual_streams_of_the_bridge(tiny: Callable[..., Any], n
 
     run(model, IDS, listen("plain"))
     run(model, IDS, {**listen("hooked"), _BETWEEN: lambda _: None})
+    # Nor does a pass with hooks leave any behind that count.
+    assert plain_model(model, names) is not None
     for n in names:
         a, b = (heard[how][n] for how in ("plain", "hooked"))
         assert (a - b).abs().max() <= 1e-5 * b.abs().max()

@@ -141,7 +141,7 @@ class Buffers:
 
     def __init__(self) -> None:
         self._tile: _Tile | None = None
-        self._made_for: tuple[Any, ...] = ()
+        self._made_for: tuple[Any, ...] = (None,)
 
     def tile(self, *made_for: Any) -> "_Tile":
         """Return the tile of the call before if it was made for the same, or a new one."""

@@ -87,8 +87,7 @@ class Reader:
 
         def keep(entry: int, translate: Callable[[Tensor], Tensor] | None) -> Callable[..., None]:
             def sink(resid: Tensor) -> None:
-                at = chosen.to(resid.device)[..., None].expand(-1, -1, resid.shape[-1])
-                picked = resid.gather(1, at).flatten(0, 1)
+                picked = _picked(resid, chosen).flatten(0, 1)
                 out[entry] = (picked if translate is None else translate(picked)).view(shape[1:])
 
             return sink
@@ -122,6 +121,15 @@ class Reader:
         """
         for part in rows.flatten(0, 2).split(_NORM_ROWS):
             part.copy_(self.path.norm(part))
+
+
+def _picked(
+    resid: Float[Tensor, "batch pos d_model"], chosen: Int[Tensor, "batch row"]
+) -> Float[Tensor, "batch row d_model"]:
+    if resid.shape[1] == chosen.shape[1] == 1:
+        return resid  # a generated step
+    at = chosen.to(resid.device)[..., None].expand(-1, -1, resid.shape[-1])
+    return resid.gather(1, at)
 
 
 def _each(sinks: list[Callable[[Tensor], None]]) -> Callable[[Tensor], None]:

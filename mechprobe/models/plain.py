@@ -21,8 +21,9 @@ _CHECKED_TOKENS = 8
 # Both run the same operations, in float32 at least to rounding.
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 _HALF_TOLERANCE = 2e-2
-# A bridge listens to itself, to hand activations to hooks that are not there.
-_OWN_HOOKS = "transformer_lens.model_bridge."
+# A bridge listens to itself, to hand activations to hooks that are not there, and transformers does
+# from its first pass on, to return hidden states that nobody asks for here.
+_OWN_HOOKS = ("transformer_lens.model_bridge.", "transformers.utils.output_capturing")
 
 
 class Plain:
