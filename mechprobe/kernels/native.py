@@ -18,10 +18,11 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import BFloat16, Float, Int
 from torch import Tensor
 
 from mechprobe.kernels.reductions import ROWS_AT_ONCE, Stepwise, one_pass
+from mechprobe.kernels.screen import Rounded, Screen, Screened
 from mechprobe.kernels.topk import BLOCK, block_maxima, top_k
 
 # As in the source.
@@ -32,7 +33,8 @@ WORTH_COMPILING = 100_000_000
 
 _log = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_suffix(".c")
-_FLAGS = ("-O3", "-ffast-math", "-fno-finite-math-only", "-shared", "-fPIC")
+# Not -ffast-math: linked with it, a library makes the whole process flush denormals to zero.
+_FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-shared", "-fPIC")
 # From the best to what any compiler takes.
 _EXTRA = (
     ("-march=native", "-mprefer-vector-width=512", "-fopenmp"),
@@ -97,13 +99,53 @@ class Native:
         )  # fmt: skip
         return None if undefined else found
 
+    def screen(
+        self,
+        z: BFloat16[Tensor, "group pos d_vocab"],
+        rounded: Rounded,
+        screen: Screen,
+        targets: Int[Tensor, "pos target"],
+        k: int,
+    ) -> tuple[Found, Float[Tensor, "group pos"]] | None:
+        r"""Read a tile of rough logits, multiplying again in float64 what they leave undecided.
 
-def _empty(shape: Sequence[int], k: int, n_targets: int) -> tuple[Found, _Cells]:
+        Args:
+            z: Products of the rounded rows and columns.
+            rounded: The rows.
+            screen: The unembedding.
+            targets: Ids to follow.
+            k: How many most likely ids.
+
+        Returns:
+            What ``reduce`` returns, without the cross-entropies, and the largest error that any
+            logit of a row may have; None where a logit is not finite.
+        """
+        n_threads, (n_group, n_pos, d_vocab) = torch.get_num_threads(), z.shape
+        d_model = rounded.rows.shape[1]
+        blocks = torch.empty(n_threads, 3, -(-d_vocab // BLOCK))
+        wide = torch.empty(n_threads, d_model, dtype=torch.float64)
+        error, targets = torch.empty(n_group, n_pos), targets.contiguous()
+        found, cells = _empty((n_group, n_pos), k, targets.shape[1], error)
+        tile = Screened(
+            z.data_ptr(), rounded.rows.data_ptr(), screen.W.data_ptr(), screen.size.data_ptr(),
+            screen.widest.data_ptr(), rounded.share.data_ptr(), rounded.shift.data_ptr(),
+            targets.data_ptr(), n_group * n_pos, d_vocab, d_model, n_pos, targets.shape[1], k,
+        )  # fmt: skip
+        undefined = self.library.screen(
+            ctypes.byref(tile), blocks.data_ptr(), wide.data_ptr(), n_threads, ctypes.byref(cells)
+        )
+        return None if undefined else (found, error)
+
+
+def _empty(
+    shape: Sequence[int], k: int, n_targets: int, error: Tensor | None = None
+) -> tuple[Found, _Cells]:
     floats = [torch.empty(*shape, *more) for more in ((k,), (), (), (), (n_targets,))]
     top_id = torch.empty(*shape, k, dtype=torch.int64)
     rank = torch.empty(*shape, n_targets, dtype=torch.int64)
     found = (top_id, *floats, rank)
-    return found, _Cells(*(t.data_ptr() for t in found), None)
+    pointers = [None if t is None else t.data_ptr() for t in (*found, error)]
+    return found, _Cells(*pointers)
 
 
 def compiled() -> Native:
@@ -135,7 +177,8 @@ def _loaded(file: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(file))
     at, n = ctypes.c_void_p, ctypes.c_long
     library.reduce.argtypes = [at, n, n, at, n, at, n, n, at, ctypes.c_int, at]
-    library.reduce.restype = n
+    library.screen.argtypes = [at, at, at, ctypes.c_int, at]
+    library.reduce.restype = library.screen.restype = n
     return library
 
 
@@ -179,18 +222,27 @@ class Chooser:
             self.chosen[n_threads] = self._choose()
         return self.chosen[n_threads]
 
+    def now(self) -> Native:
+        """Return the compiled source, compiling it if need be.
+
+        Raises:
+            RuntimeError: It cannot be compiled here.
+        """
+        self._native = self._native or compiled()
+        return self._native
+
     def _choose(self) -> Native | None:
         start = perf_counter()
         try:
-            self._native = self._native or compiled()
-            ratio = trial(self._native)
+            native = self.now()
+            ratio = trial(native)
         except (RuntimeError, OSError, AttributeError) as error:
             # Whatever troubles the compiler, torch's steps do the same work.
             self.failure = f"{type(error).__name__}: {error}"
             _log.debug("reductions in torch's steps: %s", self.failure)
             return None
         _log.debug("reductions compiled in %.1f s: %.2f x", perf_counter() - start, ratio)
-        return self._native if ratio > 1 else None
+        return native if ratio > 1 else None
 
 
 def trial(native: Native, d_vocab: int = 16_000) -> float:

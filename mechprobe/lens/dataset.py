@@ -40,6 +40,10 @@ _ATTRS: dict[str, tuple[str, str]] = {
     "compute_same_top": ("share of these cells with the same set of most likely tokens", "1"),
     "compute_same_rank": ("share of their targets of the same rank", "1"),
     "compute_cells": ("cells compared with float32", "1"),
+    "screen_logit_bound": ("proven bound of the error of any rough logit", "1"),
+    "screen_entropy_error": ("largest error of an entropy, of the cells compared", "nats"),
+    "screen_kl_error": ("largest error of a divergence, of the cells compared", "nats"),
+    "screen_cells": ("cells compared with float32", "1"),
 }
 
 

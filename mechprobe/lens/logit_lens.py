@@ -32,6 +32,7 @@ from mechprobe.lens.request import (
     resolve_targets,
 )
 from mechprobe.lens.room import SCRATCH_MB, Room, check_scratch, room_for
+from mechprobe.lens.screening import Screening, check_screen
 from mechprobe.models import (
     Batch,
     Model,
@@ -63,6 +64,7 @@ def logit_lens(
     batch_size: int | None = None,
     scratch_mb: float = SCRATCH_MB,
     compute_dtype: ComputeDtype | None = None,
+    screen: bool = False,
     progress: bool = True,
 ) -> LensResult:
     r"""Read what the model would say after every layer.
@@ -103,6 +105,11 @@ def logit_lens(
             less exact; how much less is measured on a sample of cells against float32 and comes
             with the result (``compute_logit_error``, ``compute_same_top``,
             ``compute_same_rank``). None for the model's own dtype.
+        screen: Multiply by a rounded unembedding, and again in float64 whatever its proven error
+            leaves undecided: ids and ranks are exact, entropies and divergences err by what is
+            measured on a sample (``screen_entropy_error``, ``screen_kl_error``) and bounded by
+            ``screen_logit_bound`` (see ``kernels.readout.screened_readout``). Faster where there
+            is much to read.
         progress: Show a bar over prompts.
 
     Returns:
@@ -112,9 +119,11 @@ def logit_lens(
     Raises:
         ValueError: An empty or too long prompt, a position, layer, target or ``top_k`` out of
             range, a target that is several tokens, NaN weights, a read-out path that is not
-            the model's, ``scratch_mb`` that is not positive, or an unknown ``compute_dtype``.
+            the model's, ``scratch_mb`` that is not positive, an unknown ``compute_dtype``, or
+            ``screen`` with one, with more than 64 ids or more than 16 targets.
         TypeError: Something that is not a TransformerLens model, or prompts that are not.
-        NotImplementedError: An architecture or a stream that cannot be read.
+        NotImplementedError: An architecture or a stream that cannot be read; ``screen`` where the
+            unembedding is not float32 on a CPU, has a bias or a soft-cap, or without C compiler.
 
     Example:
         >>> import mechprobe as mp
@@ -137,22 +146,25 @@ def logit_lens(
     check_compute_dtype(compute_dtype)
     n_read = [len(c) for c in chosen]
     cells = Cells(n_read, len(reader.layers), k, len(wanted.labels), _real(reader))
-    lower = None if compute_dtype is None else Lower(reader.path, k)
+    check_screen(reader.path, k, len(wanted.labels), screen=screen, lower=compute_dtype is not None)
+    rough: Lower | Screening | None = Lower(reader.path, k) if compute_dtype else None
+    if screen:
+        rough = Screening(reader.path, k)
     if batch_size is None:
         batch_size = room.batch_size([len(row) for row in ids], n_read)
     with tqdm(total=len(ids), desc="lens", unit="prompt", disable=not progress, leave=False) as bar:
         for batch in batches(model, ids, batch_size):
-            _read_batch(reader, batch, chosen, wanted, room, lower, cells)
+            _read_batch(reader, batch, chosen, wanted, room, rough, cells)
             bar.update(len(batch.index))
     text = TokenText(tokenizer_of(model))
     shown = [text.joined(row) for row in ids]
     data = lens_dataset(cells, cells_read(ids, chosen), reader.layers, wanted, text, shown)
-    if lower is not None:
-        data = with_error(data, lower.found())
+    if rough is not None:
+        data = with_error(data, rough.found())
     asked = {
         "positions": positions, "targets": wanted.recorded, **reader.asked, "top_k": top_k,
         "prepend_bos": prepend_bos, "batch_size": batch_size, "scratch_mb": scratch_mb,
-        "compute_dtype": compute_dtype,
+        "compute_dtype": compute_dtype, "screen": screen,
     }  # fmt: skip
     return LensResult(data, watch.record("logit_lens", asked, describe(model), ids))
 
@@ -196,7 +208,7 @@ def _read_batch(
     positions: list[list[int]],
     targets: Targets,
     room: Room,
-    lower: Lower | None,
+    rough: Lower | Screening | None,
     cells: Cells,
 ) -> None:
     chosen = [positions[i] for i in batch.index]
@@ -208,12 +220,12 @@ def _read_batch(
     if not valid.all():
         rows = rows[:, torch.from_numpy(valid).flatten().to(rows.device)]
     ids = torch.from_numpy(targets.ids[batch.index][:, :width][valid]).to(rows.device)
-    W_U, b_U = reader.path.W_U, reader.path.b_U
-    if lower is not None:
-        lower.compare(rows, ids)
-        rows, W_U, b_U = rows.to(lower.W_U), lower.W_U, lower.b_U
-    read = readout(
-        rows, W_U, b_U, k=cells.k, targets=ids, transform=reader.path.transform,
-        scratch_bytes=min(room.tile_bytes, SCRATCH_BYTES),
-    )  # fmt: skip
+    path, room_bytes = reader.path, min(room.tile_bytes, SCRATCH_BYTES)
+    if rough is not None:
+        read = rough.read(rows, ids, room_bytes)
+    else:
+        read = readout(
+            rows, path.W_U, path.b_U, k=cells.k, targets=ids, transform=path.transform,
+            scratch_bytes=room_bytes,
+        )  # fmt: skip
     cells.put(batch.index, valid, read, reader.source)

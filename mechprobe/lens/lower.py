@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechprobe.kernels import top_k
+from mechprobe.kernels import Readout, readout, top_k
 from mechprobe.models import Unembedding
 
 ComputeDtype = Literal["bfloat16"]
@@ -59,6 +59,19 @@ class Lower:
         # Column after column, as embeddings lie in memory, whatever the strides were.
         self.W_U = self.path.W_U.mT.to(torch.bfloat16).contiguous().mT
         self.b_U = self.path.b_U.to(torch.bfloat16)
+
+    def read(
+        self,
+        rows: Float[Tensor, "entry row d_model"],
+        targets: Int[Tensor, "row target"],
+        scratch_bytes: int,
+    ) -> Readout:
+        """Read rows, and some of them in float32 as well."""
+        self.compare(rows, targets)
+        return readout(
+            rows.to(self.W_U), self.W_U, self.b_U, k=self.k, targets=targets,
+            transform=self.path.transform, scratch_bytes=scratch_bytes,
+        )  # fmt: skip
 
     @torch.no_grad()
     def compare(
