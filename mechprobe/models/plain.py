@@ -4,12 +4,14 @@ Hooks that nobody uses cost a fifth of a pass of a small model, word by word. Th
 parameter with the bridge, and is trusted only after it has given the same logits.
 """
 
-from copy import copy
+from collections.abc import Callable
+from copy import copy, deepcopy
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from mechprobe.models.protocol import Model, input_device
 
@@ -24,6 +26,11 @@ _OWN_HOOKS = "transformer_lens.model_bridge."
 class _Twin:
     """The model without hooks, and what may make it wrong.
 
+    Args:
+        model: The bridge.
+        attention: Name of the attention that it shall compute, of those registered with
+            transformers; None for the model's own.
+
     Attributes:
         body: The Hugging Face model of plain modules.
         skipped: Modules that it leaves out; a hook on one of them would not be called.
@@ -31,8 +38,10 @@ class _Twin:
         trusted: Stamp of the weights at which both gave the same logits; None if they did not.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, attention: str | None) -> None:
         self.skipped: list[nn.Module] = []
+        self._attention = attention
+        self._configs: dict[int, Any] = {}
         self.body = self._plain(model.original_model, {})
         kept = {id(module) for module in self.body.modules()}
         self.skipped += [m for m in model.modules() if id(m) not in kept]
@@ -52,12 +61,21 @@ class _Twin:
             return nn.GELU(approximate="tanh")
         if id(module) not in known:
             known[id(module)] = twin = copy(module)
+            if self._attention is not None and "config" in twin.__dict__:
+                twin.config = self._config(twin.config)
             # The copy shares the dictionaries of parameters and buffers, and must not share this.
             twin._modules = {
                 name: child if child is None else self._plain(child, known)
                 for name, child in module._modules.items()
             }
         return known[id(module)]
+
+    def _config(self, config: Any) -> Any:
+        """Return a copy that asks for the other attention, one for all modules that share it."""
+        if id(config) not in self._configs:
+            self._configs[id(config)] = twin = deepcopy(config)
+            twin._attn_implementation = self._attention
+        return self._configs[id(config)]
 
     def stamp(self) -> tuple[Any, ...]:
         """Return what changes whenever a weight is replaced or written to in place."""
@@ -80,7 +98,7 @@ class _Twin:
         return self._quiet
 
 
-_TWINS: "WeakKeyDictionary[Any, _Twin | None]" = WeakKeyDictionary()
+_TWINS: "WeakKeyDictionary[Any, dict[str | None, _Twin | None]]" = WeakKeyDictionary()
 
 
 def plain_body(model: Model) -> Any | None:
@@ -93,20 +111,35 @@ def plain_body(model: Model) -> Any | None:
     Args:
         model: A ``TransformerBridge``.
     """
-    if model not in _TWINS:
-        _TWINS[model] = _twin_of(model)
-    twin = _TWINS[model]
+    return trusted_body(model, None, _same_logits)
+
+
+def trusted_body(
+    model: Model, attention: str | None, same_logits: Callable[[Any, Any], bool]
+) -> Any | None:
+    """Return the twin of a bridge that computes its attention in some way, as ``plain_body`` does.
+
+    Args:
+        model: A ``TransformerBridge``.
+        attention: A name registered with transformers; None for the model's own attention.
+        same_logits: The trial, of the bridge and the twin.
+    """
+    twins = _TWINS.setdefault(model, {})
+    if attention not in twins:
+        twins[attention] = _twin_of(model, attention)
+    twin = twins[attention]
     if twin is None or not twin.is_quiet:
         return None
     now = twin.stamp()
     if twin.checked != now:
-        twin.checked, twin.trusted = now, now if _same_logits(model, twin.body) else None
+        twin.checked, twin.trusted = now, now if same_logits(model, twin.body) else None
     return None if twin.trusted is None else twin.body
 
 
-def _twin_of(model: Any) -> "_Twin | None":
+def _twin_of(model: Any, attention: str | None) -> "_Twin | None":
     moved = any("_hf_hook" in m.__dict__ for m in model.original_model.modules())
-    return None if moved or getattr(model.cfg, "is_stateful", False) else _Twin(model)
+    stateful = getattr(model.cfg, "is_stateful", False)
+    return None if moved or stateful else _Twin(model, attention)
 
 
 def _same_logits(model: Any, body: Any) -> bool:
@@ -115,5 +148,10 @@ def _same_logits(model: Any, body: Any) -> bool:
         model.pos_embed._current_batch_size = 1
     with torch.no_grad():
         hooked, plain = (m(input_ids=ids[None]).logits for m in (model.original_model, body))
+    return near(hooked, plain)
+
+
+def near(hooked: Float[Tensor, "*shape"], plain: Float[Tensor, "*shape"]) -> bool:
+    """Whether logits differ by no more than rounding."""
     tolerance = _TOLERANCE.get(hooked.dtype, _HALF_TOLERANCE)
     return bool((hooked - plain).abs().max() <= tolerance * hooked.abs().max())

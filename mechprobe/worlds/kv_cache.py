@@ -82,10 +82,14 @@ class SlotLayer(DynamicLayer):
                 buffer[to, ..., : self._length] = buffer[some, ..., : self._length]
         self._n_rows = n_rows
 
-    def taken(self, rows: Tensor) -> "SlotLayer":
-        """Return a new layer with some of the rows."""
+    def taken(self, rows: Tensor, before: tuple[Tensor, Tensor] | None = None) -> "SlotLayer":
+        """Return a new layer with some of the rows, behind what else is given for each."""
         out = SlotLayer()
-        out.update(*(self._read(buffer, rows) for buffer in self._buffers))
+        if before is not None:
+            out.update(*before)
+        if self._buffers:
+            keys, values = (self._read(buffer, rows) for buffer in self._buffers)
+            out.update(keys, values)
         return out
 
     def _read(self, buffer: Tensor, rows: slice | Tensor) -> Tensor:
