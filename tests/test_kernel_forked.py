@@ -38,7 +38,8 @@ def test_it_equals_loops(
     padded: bool,
     seed: int,
 ) -> None:
-    from mechprobe.kernels.forked import Seats, forked_attention
+    from mechprobe.kernels.forked import forked_attention
+    from mechprobe.models.forks import seated
 
     n_heads, n_kv = heads
     d_head, d_value, n_pos, n_own = sizes
@@ -55,7 +56,7 @@ def test_it_equals_loops(
     seen = np.arange(n_pos) >= start[:, None]
     bias = torch.zeros(4, 1, 1, n_pos, dtype=torch.float64)
     bias[:, 0, 0] = bias[:, 0, 0].masked_fill(torch.from_numpy(~seen), -torch.inf)
-    seats = Seats.of(torch.tensor(prompt), 4, n_kv)
+    seats = seated(np.array(prompt), 4, n_kv)
     found = forked_attention(
         query, keys.transpose(2, 3), values, own_keys, own_values, seats, 0.7,
         bias if padded else None,

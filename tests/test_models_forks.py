@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ def test_rows_read_as_if_alone(tiny: Callable[..., Any], name: str) -> None:
     generator = torch.Generator().manual_seed(1)
     prompts = torch.randint(3, 290, (3, 7), generator=generator)
     said = torch.randint(3, 290, (8, 4), generator=generator)
-    prompt = torch.tensor([2, 0, 2, 2, 0, 2, 2, 0])
+    prompt = np.array([2, 0, 2, 2, 0, 2, 2, 0])
     kept = PromptCache.of(run(model, prompts, {}, keep_cache=True).cache, None)
     assert len(kept) == 3
     cache = SlotCache.empty(model.cfg.n_layers, 8).cache
@@ -73,10 +74,9 @@ def test_not_while_somebody_listens(tiny: Callable[..., Any]) -> None:
 
 
 def test_an_attention_of_more_than_scores_is_refused() -> None:
-    from mechprobe.kernels.forked import Seats
-    from mechprobe.models.forks import PromptCache, _attention, _Forks
+    from mechprobe.models.forks import PromptCache, _attention, _Forks, seated
 
     x = torch.ones(1, 1, 1, 2)
-    forks = _Forks(PromptCache([x.mT], [x], None), Seats.of(torch.tensor([0]), 1, 1))
+    forks = _Forks(PromptCache([x.mT], [x], None), seated(np.array([0]), 1, 1))
     with pytest.raises(NotImplementedError, match="forked rows knows nothing of softcap"):
         _attention(None, x, x, x, scaling=1.0, forks=forks, softcap=50.0)

@@ -24,25 +24,9 @@ class Seats:
     cell_of_row: Int[Tensor, " row_kv"]
     row_of_cell: Int[Tensor, " cell"]
 
-    @classmethod
-    def of(cls, prompt: Int[Tensor, " row"], n_prompts: int, n_kv: int) -> "Seats":
-        """Seat rows next to the others of their prompt.
-
-        Args:
-            prompt: Prompt of each row; at least one row.
-            n_prompts: Prompts in all.
-            n_kv: Heads of keys and values.
-        """
-        counts = prompt.bincount(minlength=n_prompts)
-        order = prompt.argsort()
-        seat = torch.empty_like(prompt)
-        rows = torch.arange(len(prompt), device=prompt.device)
-        seat[order] = rows - (counts.cumsum(0) - counts)[prompt[order]]
-        n_seats, heads = int(counts.max()), torch.arange(n_kv, device=prompt.device)
-        cell = (prompt[:, None] * n_kv + heads) * n_seats + seat[:, None]
-        row = prompt.new_zeros(n_prompts * n_kv * n_seats)
-        row[cell] = rows[:, None] * n_kv + heads
-        return cls(cell.flatten(), row)
+    def to(self, device: torch.device) -> "Seats":
+        """Return the same on a device."""
+        return Seats(self.cell_of_row.to(device), self.row_of_cell.to(device))
 
 
 def forked_attention(

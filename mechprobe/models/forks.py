@@ -77,6 +77,24 @@ class _Forks:
     seats: Seats
 
 
+def seated(prompt: Int[np.ndarray, " row"], n_prompts: int, n_kv: int) -> Seats:
+    """Seat rows next to the others of their prompt.
+
+    Args:
+        prompt: Prompt of each row; at least one row.
+        n_prompts: Prompts in all.
+        n_kv: Heads of keys and values.
+    """
+    counts = np.bincount(prompt, minlength=n_prompts)
+    order = np.argsort(prompt, kind="stable")
+    seat = np.empty_like(prompt)
+    seat[order] = np.arange(len(prompt)) - (np.cumsum(counts) - counts)[prompt[order]]
+    cell = (prompt[:, None] * n_kv + np.arange(n_kv)) * counts.max() + seat[:, None]
+    row = np.zeros(n_prompts * n_kv * counts.max(), dtype=np.int64)
+    row[cell] = np.arange(cell.size).reshape(cell.shape)
+    return Seats(torch.as_tensor(cell.ravel()), torch.as_tensor(row))
+
+
 def forking_body(model: Model) -> Any | None:
     """Return the twin of a model that reads prompts once for all their rows; None if it cannot.
 
@@ -93,7 +111,7 @@ def continue_rows(
     ids: Int[Tensor, "row 1"],
     positions: Int[Tensor, "row 1"],
     prompts: PromptCache,
-    prompt: Int[Tensor, " row"],
+    prompt: Int[np.ndarray, " row"],
     cache: Any,
 ) -> Float[Tensor, "row d_vocab"]:
     """Read one more token of each row and return the logits behind it.
@@ -109,11 +127,12 @@ def continue_rows(
     """
     W_U: Any = getattr(model, "W_U", None)
     path = "default" if W_U is None else fastest_gemm(W_U, len(ids))
-    seats = Seats.of(prompt.to(ids.device), len(prompts), prompts.keys[0].shape[1])
-    forks = _Forks(prompts, seats)
+    forks = _Forks(prompts, seated(prompt, len(prompts), prompts.keys[0].shape[1]).to(ids.device))
+    # Told of no padding, transformers looks for it in the ids.
+    mask = torch.ones_like(ids)
     with gemm_path(path):
-        out = body(input_ids=ids, position_ids=positions, past_key_values=cache,
-                   use_cache=True, forks=forks)  # fmt: skip
+        out = body(input_ids=ids, attention_mask=mask, position_ids=positions,
+                   past_key_values=cache, use_cache=True, forks=forks)  # fmt: skip
     logits: Tensor = out.logits[:, -1]
     return logits
 
@@ -151,7 +170,7 @@ def _same_forks(model: Any, body: Any) -> bool:
     AttentionInterface.register(ATTENTION, _attention)
     ids = torch.arange(12, device=input_device(model)) % int(model.cfg.d_vocab)
     prompts, said = ids[:5].repeat(2, 1), ids[6:].view(3, 2)
-    prompt, starts = torch.tensor([0, 1, 0], device=ids.device), (0, 2)
+    prompt, starts = np.array([0, 1, 0]), (0, 2)
     mask = torch.stack([torch.arange(5, device=ids.device) >= start for start in starts]).long()
     try:
         found = _trial(model, body, prompts, mask, prompt, said)
@@ -168,7 +187,7 @@ def _trial(
     body: Any,
     prompts: Int[Tensor, "prompt pos"],
     mask: Int[Tensor, "prompt pos"],
-    prompt: Int[Tensor, " row"],
+    prompt: Int[np.ndarray, " row"],
     said: Int[Tensor, "row 2"],
 ) -> Float[Tensor, "row d_vocab"]:
     """Return the logits behind two more tokens of each row."""

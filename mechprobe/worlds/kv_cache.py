@@ -78,8 +78,9 @@ class SlotLayer(DynamicLayer):
                 before = buffer[: self._n_rows, ..., : self._length]
                 grown[: self._n_rows, ..., : self._length] = before
                 self._buffers[i] = buffer = grown
+            filled = buffer[..., : self._length]
             for some, to in zip(source.split(ROWS_COPIED), target.split(ROWS_COPIED), strict=True):
-                buffer[to, ..., : self._length] = buffer[some, ..., : self._length]
+                filled.index_copy_(0, to, filled.index_select(0, some))
         self._n_rows = n_rows
 
     def taken(self, rows: Tensor, before: tuple[Tensor, Tensor] | None = None) -> "SlotLayer":

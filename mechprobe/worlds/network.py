@@ -316,8 +316,7 @@ class _Group:
         net, by_slot = self.network, cache.row_of_slot()
         device = input_device(net.model)
         logits = continue_rows(net.model, body, words.to(device), positions.to(device),
-                               cache.prompts, torch.as_tensor(cache.prompt[by_slot]),
-                               cache.cache)  # fmt: skip
+                               cache.prompts, cache.prompt[by_slot], cache.cache)  # fmt: skip
         found = net.log_probs(logits)[cache.slot]
         return replace(self, cache=cache, lengths=lengths, log_probs=found)
 
