@@ -165,7 +165,8 @@ def _same_forks(model: Any, body: Any) -> bool:
     """Compare rows of two prompts, one of them padded, with the model's own reading of each."""
     from transformers import AttentionInterface
 
-    if window(model) is not None or not takes_positions(model):
+    kinds = set(getattr(model.original_model.config, "layer_types", None) or ())
+    if window(model) is not None or kinds - {"full_attention"} or not takes_positions(model):
         return False
     AttentionInterface.register(ATTENTION, _attention)
     ids = torch.arange(12, device=input_device(model)) % int(model.cfg.d_vocab)
