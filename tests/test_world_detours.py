@@ -217,7 +217,7 @@ def test_saved_and_drawn(world: Any, tmp_path: Path) -> None:
 def test_reference(data_folder: Path) -> None:
     """The published code: 1 of 100 trips arrives with random valid detours at p = 0.1."""
     from mechprobe.worlds import StreetMap, read_sequences
-    from mechprobe.worlds.network import load_sequence_model
+    from mechprobe.worlds.loaded import load_sequence_model
 
     folder = data_folder / "street_grid_6x6"
     world = StreetMap.from_edges(folder / "edges.csv")

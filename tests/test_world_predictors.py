@@ -46,7 +46,14 @@ def wandered(cursor: Any, rng: np.random.Generator) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(
     ("architecture", "start_id"),
-    [("gpt2", None), ("gpt2", 3), ("llama", None), ("gpt_neox", 3), ("bloom", None)],
+    [
+        ("gpt2", None),
+        ("gpt2", 3),
+        ("llama", None),
+        ("gpt_neox", 3),
+        ("bloom", None),
+        ("stablelm", 3),
+    ],
 )
 def test_cache_equals_no_cache(
     tiny: Callable[..., Any],
@@ -151,6 +158,48 @@ def test_forks_go_their_own_ways(
     first = wandered(cursor, np.random.default_rng(4))
     second = wandered(other, np.random.default_rng(4))
     for one, two in zip(first, second, strict=True):
+        np.testing.assert_allclose(one, two, atol=2e-5)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "qwen2"])
+def test_rows_apart_from_their_prefix_answer_the_same(
+    tiny: Callable[..., Any],
+    world: Any,
+    prefixes: np.ndarray,
+    architecture: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where somebody begins to listen on the way, and all goes on in one piece."""
+    from mechprobe.worlds import language_model, network
+    from mechprobe.worlds.fork_cache import ForkCache
+
+    model = tiny(architecture, sharpness=7.0)
+    net = language_model(model, world, vocabulary(world), start_id=3)
+
+    def doubled(activation: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001
+        return 2 * activation
+
+    def plain_only(model: Any) -> None:
+        pass
+
+    def heard() -> tuple[list[np.ndarray], bool]:
+        cursor = net.start(prefixes)
+        assert isinstance(cursor, network.NetworkCursor)
+        apart = isinstance(cursor._groups[0].cache, ForkCache)
+        other = cursor.fork()
+        found = wandered(other, np.random.default_rng(5))[:-1]
+        cursor.advance(np.array([4, 2, 4, 0]), np.array([3, 1, 2, 2]))
+        with model.hooks(fwd_hooks=[("blocks.1.hook_mlp_out", doubled)]):
+            cursor.advance(np.array([0, 3, 2, 2]), np.array([3, 1, 2, 2]))
+            found.append(cursor.log_probs)
+        return found + wandered(cursor, np.random.default_rng(6))[:-1], apart
+
+    ours, apart = heard()
+    assert apart
+    monkeypatch.setattr(network, "forking_body", plain_only)
+    whole, apart = heard()
+    assert not apart
+    for one, two in zip(ours, whole, strict=True):
         np.testing.assert_allclose(one, two, atol=2e-5)
 
 

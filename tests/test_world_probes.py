@@ -17,7 +17,7 @@ def world() -> Any:
 
 @pytest.fixture(scope="module")
 def net(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from mechprobe.worlds.network import load_sequence_model
+    from mechprobe.worlds.loaded import load_sequence_model
     from mechprobe.worlds.train import train_sequence_model
 
     folder = tmp_path_factory.mktemp("probed")
@@ -114,7 +114,7 @@ def test_the_destination_is_read_where_it_is_said(net: Any, world: Any) -> None:
 
 def test_several_parts(tmp_path: Path) -> None:
     from mechprobe.worlds import Seating
-    from mechprobe.worlds.network import load_sequence_model
+    from mechprobe.worlds.loaded import load_sequence_model
     from mechprobe.worlds.train import train_sequence_model
 
     world = Seating(3)

@@ -33,7 +33,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_it_learns_and_loads(world: Any, walks: Any, tmp_path: Path) -> None:
     from mechprobe import load_model, load_result
-    from mechprobe.worlds.network import load_sequence_model
+    from mechprobe.worlds.loaded import load_sequence_model
     from mechprobe.worlds.train import train_sequence_model
 
     record = train_sequence_model(
@@ -80,7 +80,7 @@ def validity(net: Any, world: Any, sequences: Any) -> float:
 
 def test_validity_agrees_with_the_predictor(world: Any, walks: Any, tmp_path: Path) -> None:
     """What training reports is what is found by reading the saved model."""
-    from mechprobe.worlds.network import load_sequence_model
+    from mechprobe.worlds.loaded import load_sequence_model
     from mechprobe.worlds.train import train_sequence_model
 
     held_out = walks[:60]

@@ -7,12 +7,13 @@ residual streams where these are asked for.
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from copy import copy
+from copy import copy, deepcopy
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mechprobe.models.protocol import Model, Sink, input_device
@@ -29,6 +30,11 @@ _OWN_HOOKS = ("transformer_lens.model_bridge.", "transformers.utils.output_captu
 class Plain:
     """The model without hooks, and what may make it wrong.
 
+    Args:
+        model: The bridge.
+        attention: Name of the attention that it shall compute, of those registered with
+            transformers; None for the model's own.
+
     Attributes:
         body: The Hugging Face model of plain modules.
         places: How to listen to a residual stream, by the name of its hook.
@@ -38,8 +44,10 @@ class Plain:
         same: What was the same then: ``"logits"`` and names of hooks.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, attention: str | None) -> None:
         self.skipped: list[nn.Module] = []
+        self._attention = attention
+        self._configs: dict[int, Any] = {}
         known: dict[int, nn.Module] = {}
         self.body = self._plain(model.original_model, known)
         self.places = _places(model, known)
@@ -61,12 +69,21 @@ class Plain:
             return nn.GELU(approximate="tanh")
         if id(module) not in known:
             known[id(module)] = twin = copy(module)
+            if self._attention is not None and "config" in twin.__dict__:
+                twin.config = self._config(twin.config)
             # The copy shares the dictionaries of parameters and buffers, and must not share this.
             twin._modules = {
                 name: child if child is None else self._plain(child, known)
                 for name, child in module._modules.items()
             }
         return known[id(module)]
+
+    def _config(self, config: Any) -> Any:
+        """Return a copy that asks for the other attention, one for all modules that share it."""
+        if id(config) not in self._configs:
+            self._configs[id(config)] = twin = deepcopy(config)
+            twin._attn_implementation = self._attention
+        return self._configs[id(config)]
 
     def stamp(self) -> tuple[Any, ...]:
         """Return what changes whenever a weight is replaced or written to in place."""
@@ -112,7 +129,7 @@ class Plain:
             with self.listening(sinks):
                 heard[1]["logits"] = self.body(input_ids=ids[None]).logits
         both = heard[0].keys() & heard[1].keys()
-        return {name for name in both if _alike(heard[0][name], heard[1][name])}
+        return {name for name in both if near(heard[0][name], heard[1][name])}
 
 
 def _places(model: Any, twins: Mapping[int, nn.Module]) -> dict[str, Callable[[Sink], Any]]:
@@ -144,13 +161,14 @@ def _note(heard: dict[str, Tensor], name: str, activation: Tensor, hook: Any) ->
     heard[name] = activation
 
 
-def _alike(hooked: Tensor, plain: Tensor) -> bool:
+def near(hooked: Float[Tensor, "..."], plain: Float[Tensor, "..."]) -> bool:
+    """Whether activations differ by no more than rounding."""
     tolerance = _TOLERANCE.get(hooked.dtype, _HALF_TOLERANCE)
     same_shape = hooked.shape == plain.shape
     return same_shape and bool((hooked - plain).abs().max() <= tolerance * hooked.abs().max())
 
 
-_TWINS: "WeakKeyDictionary[Any, Plain | None]" = WeakKeyDictionary()
+_TWINS: "WeakKeyDictionary[Any, dict[str | None, Plain | None]]" = WeakKeyDictionary()
 
 
 def plain_model(model: Model, names: Collection[str] = ()) -> Plain | None:
@@ -164,17 +182,45 @@ def plain_model(model: Model, names: Collection[str] = ()) -> Plain | None:
         model: A ``TransformerBridge``.
         names: Hooks whose activations it must be able to give: residual streams.
     """
-    if model not in _TWINS:
-        _TWINS[model] = _twin_of(model)
-    twin = _TWINS[model]
-    if twin is None or not twin.places.keys() >= set(names) or not twin.is_quiet:
+    twin = _checked(model, None, lambda twin: twin.compare(model))
+    return twin if twin and twin.same.issuperset({"logits", *names}) else None
+
+
+def trusted_body(
+    model: Model, attention: str, same_logits: Callable[[Any, Any], bool]
+) -> Any | None:
+    """Return the twin of a bridge that computes its attention in another way, as ``plain_model``.
+
+    Args:
+        model: A ``TransformerBridge``.
+        attention: A name registered with transformers.
+        same_logits: The trial, of the bridge and the twin.
+    """
+
+    def compare(twin: Plain) -> set[str]:
+        return {"logits"} if same_logits(model, twin.body) else set()
+
+    twin = _checked(model, attention, compare)
+    return twin.body if twin and twin.same else None
+
+
+def _checked(
+    model: Model, attention: str | None, compare: Callable[[Plain], set[str]]
+) -> Plain | None:
+    """Return a twin that nobody listens past, compared at the weights as they are."""
+    twins = _TWINS.setdefault(model, {})
+    if attention not in twins:
+        twins[attention] = _twin_of(model, attention)
+    twin = twins[attention]
+    if twin is None or not twin.is_quiet:
         return None
     now = twin.stamp()
     if twin.checked != now:
-        twin.checked, twin.same = now, twin.compare(model)
-    return twin if twin.same.issuperset({"logits", *names}) else None
+        twin.checked, twin.same = now, compare(twin)
+    return twin
 
 
-def _twin_of(model: Any) -> Plain | None:
+def _twin_of(model: Any, attention: str | None) -> Plain | None:
     moved = any("_hf_hook" in m.__dict__ for m in model.original_model.modules())
-    return None if moved or getattr(model.cfg, "is_stateful", False) else Plain(model)
+    stateful = getattr(model.cfg, "is_stateful", False)
+    return None if moved or stateful else Plain(model, attention)

@@ -82,9 +82,9 @@ if TYPE_CHECKING:
     from mechprobe.worlds.detour import detours as detours
     from mechprobe.worlds.evaluate import evaluate_world_model as evaluate_world_model
     from mechprobe.worlds.layers import world_by_layer as world_by_layer
+    from mechprobe.worlds.loaded import language_model as language_model
+    from mechprobe.worlds.loaded import load_sequence_model as load_sequence_model
     from mechprobe.worlds.network import LanguageModel as LanguageModel
-    from mechprobe.worlds.network import language_model as language_model
-    from mechprobe.worlds.network import load_sequence_model as load_sequence_model
     from mechprobe.worlds.patching import patch_states as patch_states
     from mechprobe.worlds.probes import probe_states as probe_states
     from mechprobe.worlds.puzzles import chat_judge as chat_judge
@@ -105,8 +105,8 @@ _HOME = {
     "corrupted": "mechprobe.worlds.reconstruct",
     "detours": "mechprobe.worlds.detour",
     "evaluate_world_model": "mechprobe.worlds.evaluate",
-    "language_model": "mechprobe.worlds.network",
-    "load_sequence_model": "mechprobe.worlds.network",
+    "language_model": "mechprobe.worlds.loaded",
+    "load_sequence_model": "mechprobe.worlds.loaded",
     "load_shipped": "mechprobe.worlds.shipped",
     "make_shipped": "mechprobe.worlds.shipped",
     "patch_states": "mechprobe.worlds.patching",

@@ -78,14 +78,19 @@ class SlotLayer(DynamicLayer):
                 before = buffer[: self._n_rows, ..., : self._length]
                 grown[: self._n_rows, ..., : self._length] = before
                 self._buffers[i] = buffer = grown
+            filled = buffer[..., : self._length]
             for some, to in zip(source.split(ROWS_COPIED), target.split(ROWS_COPIED), strict=True):
-                buffer[to, ..., : self._length] = buffer[some, ..., : self._length]
+                filled.index_copy_(0, to, filled.index_select(0, some))
         self._n_rows = n_rows
 
-    def taken(self, rows: Tensor) -> "SlotLayer":
-        """Return a new layer with some of the rows."""
+    def taken(self, rows: Tensor, before: tuple[Tensor, Tensor] | None = None) -> "SlotLayer":
+        """Return a new layer with some of the rows, behind what else is given for each."""
         out = SlotLayer()
-        out.update(*(self._read(buffer, rows) for buffer in self._buffers))
+        if before is not None:
+            out.update(*before)
+        if self._buffers:
+            keys, values = (self._read(buffer, rows) for buffer in self._buffers)
+            out.update(keys, values)
         return out
 
     def _read(self, buffer: Tensor, rows: slice | Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechprobe.models import Model, branching, load_model, require_model, takes_positions, window
-from mechprobe.models.identity import source_of
-from mechprobe.models.protocol import Edit, input_device, model_name
+from mechprobe.models.forks import continue_rows, forking_body
+from mechprobe.models.protocol import Edit, input_device
+from mechprobe.worlds.fork_cache import ForkCache
 from mechprobe.worlds.kv_cache import SlotCache
 from mechprobe.worlds.predictor import LogProbs
 from mechprobe.worlds.predictors import RereadCursor, require_log_probs
 from mechprobe.worlds.protocol import PAD, Ids, World
 from mechprobe.worlds.residual import LayerReading, answer, layer_reading
-from mechprobe.worlds.vocabulary import TOKENS_FILE, stored_vocabulary, word_ids
 
 # Numbers in the residual stream of one forward pass, and rows of one cache that advance together.
 STREAM_AT_ONCE = 2**20
@@ -243,8 +241,9 @@ class _Group:
 
     Attributes:
         network: The model.
-        cache: Its keys and values.
-        mask: 1 for words and 0 for padding, by slot; None where nothing is padded.
+        cache: Its keys and values; those of the prefixes apart, where the model can go on so.
+        mask: 1 for words and 0 for padding, by slot; None where nothing is padded, or the cache
+            knows.
         lengths: Words read by each row, with the start token.
         log_probs: After each row.
     """
@@ -274,7 +273,10 @@ class _Group:
         mask = None if whole else real.to(torch.int64)
         positions = None if mask is None else (mask.cumsum(1) - 1).clamp(min=0)
         cache = SlotCache.empty(int(network.model.cfg.n_layers), n)
-        return cls._after(network, cache, mask, lengths, tokens, positions, edit)
+        read = cls._after(network, cache, mask, lengths, tokens, positions, edit)
+        if network.reading is not None or not network.padded or forking_body(network.model) is None:
+            return read
+        return replace(read, cache=ForkCache.behind(cache, mask), mask=None)
 
     def forked(self) -> "_Group":
         """Return a copy with a cache of its own."""
@@ -284,6 +286,11 @@ class _Group:
 
     def advanced(self, rows: Ids, tokens: Ids, *, keep: bool) -> "_Group":
         """Return the group one word on; ``keep`` lets it take over this one's cache."""
+        body = forking_body(self.network.model) if isinstance(self.cache, ForkCache) else None
+        if isinstance(self.cache, ForkCache) and body is None:
+            # Since the prompts were read somebody has begun to listen.
+            cache, mask = self.cache.joined()
+            return replace(self, cache=cache, mask=mask).advanced(rows, tokens, keep=True)
         before = self.cache.slot
         if keep:
             self.cache.select(rows)
@@ -291,14 +298,27 @@ class _Group:
         else:
             cache = self.cache.taken(rows)
         by_slot = cache.row_of_slot()
-        mask, positions = self.mask, None
         lengths = self.lengths[rows] + 1
+        words = self.network.ids[torch.as_tensor(tokens[by_slot])][:, None]
+        positions = torch.as_tensor(lengths[by_slot] - 1)[:, None]
+        if isinstance(cache, ForkCache):
+            return self._branched(body, cache, lengths, words, positions)
+        mask = self.mask
         if mask is not None:
             mask = mask[torch.as_tensor(before[rows][by_slot])]
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-            positions = torch.as_tensor(lengths[by_slot] - 1)[:, None]
-        words = self.network.ids[torch.as_tensor(tokens[by_slot])][:, None]
-        return self._after(self.network, cache, mask, lengths, words, positions)
+        at = None if mask is None else positions
+        return self._after(self.network, cache, mask, lengths, words, at)
+
+    def _branched(
+        self, body: Any, cache: ForkCache, lengths: Ids, words: Tensor, positions: Tensor
+    ) -> "_Group":
+        net, by_slot = self.network, cache.row_of_slot()
+        device = input_device(net.model)
+        logits = continue_rows(net.model, body, words.to(device), positions.to(device),
+                               cache.prompts, cache.prompt[by_slot], cache.cache)  # fmt: skip
+        found = net.log_probs(logits)[cache.slot]
+        return replace(self, cache=cache, lengths=lengths, log_probs=found)
 
     @classmethod
     def _after(
@@ -317,83 +337,3 @@ class _Group:
                            mask=seen, positions=at, cache=cache.cache, keep_cache=True)  # fmt: skip
         found = network.log_probs(logits[:, -1])[cache.slot]
         return cls(network, cache, mask, lengths, found)
-
-
-def language_model(
-    model: Model,
-    world: World,
-    vocabulary: Mapping[str, int] | None = None,
-    *,
-    start_id: int | None = None,
-    cached: bool | None = None,
-    name: str | None = None,
-) -> LanguageModel:
-    """Return a TransformerLens model as a predictor of a world's words.
-
-    Args:
-        model: A ``TransformerBridge`` or ``HookedTransformer``.
-        world: Whose words it predicts.
-        vocabulary: The model's id of every word of the world; None reads ``tokens.json`` in the
-            folder that ``load_model`` loaded the model from.
-        start_id: An id that the model was trained to find before every sequence.
-        cached: Keep keys and values from word to word; None wherever the model can.
-        name: What tables and figures call it.
-
-    Returns:
-        A predictor. Batches of unequal sequences are padded where the model takes positions and
-        split by length where it does not; models that keep no cache are read again at every word.
-
-    Raises:
-        ValueError: No vocabulary, a word of the world that it lacks, ids outside the model's, two
-            words with one id, or a cache asked of a model that keeps none.
-
-    Example:
-        >>> net = language_model(mp.load_model(folder), world)  # doctest: +SKIP
-    """
-    require_model(model)
-    called = name or _called(model)
-    known = stored_vocabulary(model, called) if vocabulary is None else vocabulary
-    ids = word_ids(int(model.cfg.d_vocab), world, known)
-    able = branching(model) and window(model) is None
-    if cached and not able:
-        msg = f"{called} keeps no cache whose rows can be repeated; leave cached=None."
-        raise ValueError(msg)
-    keeps = able if cached is None else cached
-    return LanguageModel(called, model, world, ids, start_id, keeps, takes_positions(model))
-
-
-def load_sequence_model(
-    folder: str | Path, world: World, *, device: str | None = None, name: str | None = None
-) -> LanguageModel:
-    """Load a model of a world's sequences: a Hugging Face folder with a ``tokens.json``.
-
-    Args:
-        folder: Holds ``config.json``, ``model.safetensors`` and ``tokens.json`` (word to id).
-        world: Whose words it predicts.
-        device: As ``load_model``.
-        name: What tables and figures call it; the folder's name if None.
-
-    Returns:
-        A predictor.
-
-    Raises:
-        FileNotFoundError: No such folder, no model or no ``tokens.json`` in it.
-        ValueError: As ``language_model``.
-
-    Example:
-        >>> net = load_sequence_model("street_grid_6x6", world)  # doctest: +SKIP
-    """
-    where = Path(folder).expanduser()
-    if where.is_dir() and not (where / TOKENS_FILE).exists():
-        msg = (
-            f"{where.name} holds no {TOKENS_FILE}, which gives the id of every word; load the "
-            "model with load_model and pass language_model(model, world, vocabulary)."
-        )
-        raise FileNotFoundError(msg)
-    model = load_model(str(where), device=device)
-    return language_model(model, world, name=name)
-
-
-def _called(model: Any) -> str:
-    source = source_of(model)
-    return source.name if source else model_name(model)

@@ -16,7 +16,8 @@ from mechprobe.models import describe, run
 from mechprobe.models.protocol import Sink
 from mechprobe.provenance import Stopwatch, digest_json
 from mechprobe.results.world_probes import Read, StateProbes, probes_of
-from mechprobe.worlds.network import LanguageModel, language_model
+from mechprobe.worlds.loaded import language_model
+from mechprobe.worlds.network import LanguageModel
 from mechprobe.worlds.protocol import PAD, Ids, World
 from mechprobe.worlds.residual import chosen_layers, hook_name
 from mechprobe.worlds.sequences import pad

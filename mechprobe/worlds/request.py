@@ -9,7 +9,8 @@ import numpy as np
 from mechprobe.models import Model
 from mechprobe.provenance import digest_json
 from mechprobe.worlds.acceptance import Acceptance, Epsilon
-from mechprobe.worlds.network import LanguageModel, language_model
+from mechprobe.worlds.loaded import language_model
+from mechprobe.worlds.network import LanguageModel
 from mechprobe.worlds.pairs import Mode, Pairs, draw_different, draw_same, pairs_of
 from mechprobe.worlds.policy import own_sequences
 from mechprobe.worlds.predictor import Predictor

@@ -81,7 +81,7 @@ def load_shipped(name: ShippedName) -> "tuple[LanguageModel, StreetMap]":
         >>> net.name
         'random_walks'
     """
-    from mechprobe.worlds.network import load_sequence_model
+    from mechprobe.worlds.loaded import load_sequence_model
 
     _require_name(name)
     world = shipped_world()
