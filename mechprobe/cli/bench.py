@@ -62,7 +62,8 @@ def bench_heads(
 
     Args:
         model: Packaged name or folder.
-        workload: Prompts x 200 (tokens, about); may be repeated. Default: 32x200.
+        workload: Prompts x 200 (tokens, about), such as 32x200, or 32x200+5: each behind the same
+            5 worked examples; may be repeated. Default: these two.
         repeats: Timed repetitions of each contender.
         json: Print the report as JSON and nothing else.
         html: Write the report as a page here.
@@ -71,7 +72,7 @@ def bench_heads(
     from mechprobe.bench import run_heads_bench
 
     _require(html, image)
-    chosen = workload or ("32x200",)
+    chosen = workload or ("32x200", "32x200+5")
     return _deliver(
         run_heads_bench(model, workloads=chosen, repeats=repeats, progress=not json),
         json=json, html=html, image=image,
