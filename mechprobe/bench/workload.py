@@ -75,7 +75,9 @@ class Workload:
 
 def save_ids(file: Path, drawn: npt.NDArray[np.int64]) -> None:
     """Write what ``Workload.draw`` gave."""
-    np.save(file, drawn)
+    # Into an open file: to a name numpy adds its own ending.
+    with file.open("wb") as out:
+        np.save(out, drawn)
 
 
 def read_ids(file: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

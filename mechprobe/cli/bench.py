@@ -109,6 +109,42 @@ def bench_world(
     )  # fmt: skip
 
 
+@bench.command(name="growth")
+def bench_growth(
+    *axes: str,
+    model: str = PACKAGED,
+    sizes: int | None = None,
+    repeats: int = 3,
+    json: bool = False,
+    html: Path | None = None,
+    image: Path | None = None,
+) -> int:
+    """Show how time and memory grow with the size of the question, beside what theory says.
+
+    Args:
+        axes: lens, heads, world, or single axes such as lens/tokens; all by default.
+        model: Packaged name or folder; read on the axes that do not make models of their own.
+        sizes: How many sizes of each axis, from the smallest (two at least); all by default.
+        repeats: Timed repetitions of each size.
+        json: Print the report as JSON and nothing else.
+        html: Write the report as a page here, with its figure.
+        image: Write the figure here (.png or .svg; needs the extra "image").
+    """
+    from mechprobe.bench import run_growth_bench
+    from mechprobe.bench.growth_axes import PARTS
+
+    _require(html, image)
+    found = run_growth_bench(
+        axes or PARTS, model=model, sizes=sizes, repeats=repeats, progress=not json
+    )
+    say(found.to_json() if json else str(found))
+    if html is not None:
+        html.write_text(found.page(), encoding="utf-8")
+    if image is not None:
+        found.plot().write_image(image, scale=2)
+    return 0
+
+
 @bench.command(name="all")
 def bench_all(
     *,
