@@ -19,8 +19,10 @@ class Axis:
         memory: That of the extra peak memory.
         behind_forward: The forward pass, which does not grow along this axis or is not ours, is
             timed in every repetition and taken off.
-        memory_from: The smallest size at which the memory's theory holds: below it, less than one
-            tile is in use, or nothing that rises above what the process had before.
+        time_from: The smallest size that is fitted: products of less than 2e10 multiplications are
+            not worth a trial of which of two ways is faster, and take the slower one.
+        memory_from: The smallest size whose memory is fitted: below it, less than one tile is in
+            use, or nothing that rises above what the process had before.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Axis:
     time: float
     memory: float
     behind_forward: bool = False
+    time_from: int = 0
     memory_from: int = 0
 
     @property
@@ -42,11 +45,13 @@ _STREETS = (1024, 2304, 4096, 9216)
 AXES = (
     Axis("lens/tokens", "tokens of one prompt", (32, 64, 128, 256, 512, 1024), 1.0, 0.0, True),
     Axis("lens/prompts", "prompts of 64 tokens", (1, 2, 4, 8, 16), 1.0, 0.0, True),
-    Axis("lens/layers", "layers read, 128 tokens", (1, 2, 4, 8, 16, 31), 1.0, 0.0, True),
+    Axis("lens/layers", "layers read, 128 tokens", (1, 2, 4, 8, 16, 31), 1.0, 0.0, True,
+         time_from=8, memory_from=2),
     Axis("lens/vocabulary", "words of the vocabulary",
-         tuple(2**x for x in (10, 12, 14, 15, 16, 17)), 1.0, 0.0, memory_from=2**12),
+         tuple(2**x for x in (10, 12, 14, 15, 16, 17)), 1.0, 0.0,
+         time_from=2**14, memory_from=2**12),
     Axis("heads/prompts", "prompts of 200 tokens", (2, 4, 8, 16), 1.0, 0.0, memory_from=8),
-    Axis("heads/heads", "heads, 8 to a layer", (16, 32, 64, 128), 1.0, 1.0),
+    Axis("heads/heads", "heads, 8 to a layer", (32, 64, 128, 256), 1.0, 1.0, memory_from=64),
     Axis("world/distances", "crossings", _STREETS, 2.5, 2.0, memory_from=_STREETS[1]),
     Axis("world/boundaries", "crossings, 1,000 pairs of states", _STREETS, 0.0, 0.0),
     Axis("world/metrics", "crossings, 100 pairs", (256, *_STREETS[:3]), 1.0, 0.0,

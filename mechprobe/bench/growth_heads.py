@@ -42,7 +42,7 @@ def _save_random(source: Path, n_layers: int, folder: Path) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(source)
     width = _PER_LAYER * _D_HEAD
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width,
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=width,
         num_hidden_layers=n_layers, num_attention_heads=_PER_LAYER, max_position_embeddings=4096,
         tie_word_embeddings=True,
     )  # fmt: skip

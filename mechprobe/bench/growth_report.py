@@ -139,8 +139,7 @@ class GrowthReport:
 
         panels = [
             Panel(
-                f"{law.axis}, {law.quantity}: {called(law.theory)}, measured "
-                f"size^{_exponent(law.measured)}",
+                f"{law.axis}, {law.quantity}: {called(law.theory)}, {_fitted(law.measured)}",
                 axis.unit, _UNITS[law.quantity], self._points(axis, law.quantity), law.theory,
             )
             for axis in self.axes
@@ -159,7 +158,7 @@ class GrowthReport:
         return "\n".join([*head, "", *laws, "", *table, "", self.method])
 
     def _laws(self, axis: Axis) -> list[Law]:
-        since = {"time": 0, "memory": axis.memory_from}
+        since = {"time": axis.time_from, "memory": axis.memory_from}
         return [
             Law(axis.name, quantity, theory, fitted_exponent(
                 [point[:2] for point in self._points(axis, quantity) if point[0] >= since[quantity]]
@@ -217,6 +216,10 @@ def fitted_exponent(points: Sequence[tuple[int, float]]) -> float:
     if len(points) < 2:
         return math.nan
     return linear_regression(*zip(*((math.log(x), math.log(y)) for x, y in points), strict=True))[0]
+
+
+def _fitted(exponent: float) -> str:
+    return "too few sizes" if math.isnan(exponent) else f"measured size^{exponent:.2f}"
 
 
 def _exponent(value: float) -> str:
