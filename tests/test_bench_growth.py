@@ -100,6 +100,8 @@ def test_theory_runs_through_the_largest_size() -> None:
         "world/distances, memory: quadratic, measured size^0.00",
     ]
     assert sum(bool(trace.showlegend) for trace in figure.data) == 2
+    assert set(measured.marker.symbol) == {"circle"}
+    assert list(figure.data[7].marker.symbol) == ["circle-open", *["circle"] * 3]
     # Flat looks flat: its axis spans more than a decade all the same.
     low, high = figure.layout.yaxis2.range
     assert high - low >= 1.5

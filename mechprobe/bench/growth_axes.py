@@ -39,6 +39,10 @@ class Axis:
         """Which part of the package it belongs to."""
         return self.name.split("/")[0]
 
+    def fitted_from(self, quantity: str) -> int:
+        """Return the smallest size that counts for the exponent of ``"time"`` or ``"memory"``."""
+        return self.time_from if quantity == "time" else self.memory_from
+
 
 _STREETS = (1024, 2304, 4096, 9216)
 

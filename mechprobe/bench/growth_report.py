@@ -141,6 +141,7 @@ class GrowthReport:
             Panel(
                 f"{law.axis}, {law.quantity}: {called(law.theory)}, {_fitted(law.measured)}",
                 axis.unit, _UNITS[law.quantity], self._points(axis, law.quantity), law.theory,
+                axis.fitted_from(law.quantity),
             )
             for axis in self.axes
             for law in self._laws(axis)
@@ -158,13 +159,12 @@ class GrowthReport:
         return "\n".join([*head, "", *laws, "", *table, "", self.method])
 
     def _laws(self, axis: Axis) -> list[Law]:
-        since = {"time": axis.time_from, "memory": axis.memory_from}
-        return [
-            Law(axis.name, quantity, theory, fitted_exponent(
-                [point[:2] for point in self._points(axis, quantity) if point[0] >= since[quantity]]
-            ))
-            for quantity, theory in (("time", axis.time), ("memory", axis.memory))
-        ]  # fmt: skip
+        laws: list[Law] = []
+        for quantity, theory in (("time", axis.time), ("memory", axis.memory)):
+            least = axis.fitted_from(quantity)
+            fitted = [point[:2] for point in self._points(axis, quantity) if point[0] >= least]
+            laws.append(Law(axis.name, quantity, theory, fitted_exponent(fitted)))
+        return laws
 
     def _points(self, axis: Axis, quantity: str) -> list[tuple[int, float, float, float]]:
         """Return size, median, least and most of whatever can stand on a logarithmic scale."""

@@ -12,7 +12,10 @@ from mechprobe.plots.text import markup
 
 _ROW, _PANEL = 30, 400
 _GROWTH_ROW, _HEAD = 270, 140
-_MEASURED, _THEORY = "measured: median, least to most", "theory, through the largest size"
+_MEASURED, _THEORY = (
+    "measured: median, least to most (hollow: not fitted)",
+    "theory, through the largest size",
+)
 
 
 class Panel(NamedTuple):
@@ -24,6 +27,7 @@ class Panel(NamedTuple):
         unit: Of the cost.
         points: (size, median, least, most), all positive, sizes rising.
         exponent: Theory's power of the size.
+        fitted_from: The smallest size for which theory is meant to hold.
     """
 
     title: str
@@ -31,6 +35,7 @@ class Panel(NamedTuple):
     unit: str
     points: Sequence[tuple[int, float, float, float]]
     exponent: float
+    fitted_from: int = 0
 
 
 def bench_figure(
@@ -128,7 +133,10 @@ def _draw(figure: go.Figure, panel: Panel, row: int, column: int) -> None:
     )  # fmt: skip
     figure.add_scatter(
         x=size, y=value, name=_MEASURED, mode="markers",
-        marker={"color": CATEGORIES[0], "size": 8},
+        marker={
+            "color": CATEGORIES[0], "size": 8,
+            "symbol": ["circle" if n >= panel.fitted_from else "circle-open" for n in size],
+        },
         error_y={
             "array": [top - y for top, y in zip(high, value, strict=True)],
             "arrayminus": [y - bottom for bottom, y in zip(low, value, strict=True)],
