@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -304,13 +305,32 @@ def test_heads_are_timed_and_compared(tmp_path: Path) -> None:
     from tests.tiny import save_tiny
 
     folder = save_tiny(tmp_path / "m", tasks=True)
-    report = run_heads_bench(str(folder), workloads=["4x200"], repeats=1, progress=False)
+    config = folder / "config.json"
+    sizes = json.loads(config.read_text())
+    config.write_text(json.dumps({**sizes, "max_position_embeddings": 4096}))
+    report = run_heads_bench(str(folder), workloads=["4x200+1"], repeats=1, progress=False)
     assert [row.contender for row in report.rows] == list(HEADS_CONTENDERS)
     assert all(row.repeats == 1 and row.seconds > 0 for row in report.rows)
     assert report.passed
     assert {c.contender for c in report.comparisons} == set(HEADS_CONTENDERS[1:4])
-    with pytest.raises(ValueError, match="'3x200': heads are timed on '<even number>x200'"):
-        run_heads_bench(str(folder), workloads=["3x200"])
+
+
+@pytest.mark.parametrize("name", ["3x200", "0x200", "4x100", "4", "4x200+0", "4x200+", "4x200-1"])
+def test_a_malformed_workload_of_heads_is_refused(name: str) -> None:
+    from mechprobe.bench import run_heads_bench
+
+    with pytest.raises(ValueError, match=rf"'{re.escape(name)}': heads .*choose .*'32x200\+5'"):
+        run_heads_bench("nowhere", workloads=[name], progress=False)
+
+
+@pytest.mark.parametrize(("work", "shots"), [("4x200", 0), ("4x200+1", 1), ("4x200+5", 5)])
+def test_all_prompts_begin_with_the_same_worked_examples(work: str, shots: int) -> None:
+    from mechprobe.bench.heads_contenders import questions
+
+    examples = list(questions(work))
+    assert len(examples) == 4
+    assert len({e.prompt[: e.prompt.rindex("Read the theory")] for e in examples}) == 1
+    assert all(len(re.findall("Answer: (?:true|false)\n", e.prompt)) == shots for e in examples)
 
 
 @pytest.mark.usefixtures("as_users_run_it")

@@ -8,7 +8,7 @@ from mechprobe.bench.compare import Comparison
 from mechprobe.bench.process import WorkerProcess
 from mechprobe.bench.report import BenchReport
 from mechprobe.bench.rounds import Kind, run_rounds
-from mechprobe.bench.workload import workload
+from mechprobe.bench.workload import heads_workload
 
 if TYPE_CHECKING:
     from mechprobe.bench.contender import Arrays
@@ -23,7 +23,7 @@ MAX_DIFFERENCE = 1e-5
 def run_heads_bench(
     model: str = "smollm2-135m-instruct",
     *,
-    workloads: Sequence[str] = ("32x200",),
+    workloads: Sequence[str] = ("32x200", "32x200+5"),
     contenders: Sequence[str] | None = None,
     repeats: int = 3,
     progress: bool = True,
@@ -31,12 +31,13 @@ def run_heads_bench(
     """Time QK-scores of all heads against TransformerLens' ``run_with_cache``.
 
     True/false questions over made-up theories, two candidates each, prompts of about 200 tokens in
-    SmolLM2's vocabulary (whatever the workload says behind the x). Peers run a full text for each
-    candidate; outputs are compared before times.
+    SmolLM2's vocabulary, alone or all behind the same worked examples of that length. Peers run a
+    full text for each candidate; outputs are compared before times.
 
     Args:
         model: What ``load_model`` takes: the embedded model, a folder, a hub id.
-        workloads: ``"<prompts>x200"``, an even number of prompts.
+        workloads: ``"<prompts>x200"``, an even number of prompts; ``"<prompts>x200+<shots>"``
+            with so many worked examples before each of them.
         contenders: Some of ``mechprobe``, ``run_with_cache`` (all hooks), ``run_with_cache q,k``
             (those names only), ``run_with_cache q,k x8`` (in batches) and ``forward``; all by
             default. mechprobe is always among them.
@@ -54,10 +55,7 @@ def run_heads_bench(
         >>> report = run_heads_bench(workloads=["2x200"], repeats=1)  # doctest: +SKIP
     """
     for name in workloads:
-        size = workload(name)
-        if size.tokens != 200 or size.prompts % 2:
-            msg = f"workload {name!r}: heads are timed on '<even number>x200'."
-            raise ValueError(msg)
+        heads_workload(name)
     kind = Kind("heads", HEADS_CONTENDERS, "task.jsonl", _compare)
     return run_rounds(kind, str(model), workloads, contenders, repeats, progress=progress)
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from einops import einsum, repeat
+from jaxtyping import Int
 from torch import Tensor
 
 from mechprobe import tasks
 from mechprobe.bench.contender import Arrays, Contender
-from mechprobe.bench.workload import workload
+from mechprobe.bench.workload import heads_workload
 from mechprobe.heads import qk_scores
+from mechprobe.heads.lead import shared_lead
 from mechprobe.heads.places import places
 from mechprobe.models import batches, load_model, run
 
@@ -24,6 +26,16 @@ _INTRODUCTION = (
     "Read the theory and judge the statement behind it. Everything that follows from the theory is "
     "true, and what it rules out is false.\n"
 )
+
+
+def questions(work: str) -> tasks.Task:
+    """Return the questions of a workload, each behind its worked examples."""
+    size = heads_workload(work)
+    # With a shot goes the other question about its theory.
+    n_shown = size.shots + size.shots % 2
+    theories = tasks.ontology(size.prompts + n_shown, steps=6, distractors=8, seed=0)
+    task = tasks.Task("bench", tuple(e.within(_INTRODUCTION) for e in theories))
+    return task.with_shots(size.shots) if size.shots else task
 
 
 class _Taker:
@@ -35,9 +47,10 @@ class _Taker:
         self.places = places(self.model, self.task, "candidate", "before_answer", "space")
 
     def forward(self) -> None:
-        """Run the prompts in mechprobe's own micro-batches."""
+        """Run what all prompts begin with, then the rest of each, in micro-batches."""
+        lead = shared_lead(self.model, self.places)
         for batch in batches(self.model, [p.ids for p in self.places]):
-            run(self.model, batch.ids, {}, mask=batch.mask)
+            lead.run(self.model, batch, {})
 
 
 class Mechprobe(_Taker):
@@ -47,9 +60,7 @@ class Mechprobe(_Taker):
 
     def draw(self, work: str, file: Path) -> None:
         """Write the theories of a workload."""
-        size = workload(work)
-        task = tasks.ontology(size.prompts, steps=6, distractors=8, seed=0)
-        tasks.Task("bench", tuple(e.within(_INTRODUCTION) for e in task)).save(file)
+        questions(work).save(file)
 
     def run(self) -> Any:
         """Call the scorer."""
@@ -71,24 +82,38 @@ class _RunWithCache(_Taker):
     batch = 1
     names: Callable[[str], bool] | None = None
 
+    def forward(self) -> None:
+        """Run the longest texts: those of no other batch take as much memory."""
+        ids, mask = self._texts(self._batches()[-1], 0)
+        run(self.model, ids, {}, mask=mask)
+
     @torch.no_grad()
     def run(self) -> Tensor:
         n_layers, n_heads = int(self.model.cfg.n_layers), int(self.model.cfg.n_heads)
         out = torch.full((len(self.places), 2, n_layers, n_heads), torch.nan)
-        order = sorted(range(len(self.places)), key=lambda i: len(self.places[i].ids))
         for candidate in range(2):
-            for at in range(0, len(order), self.batch):
-                self._read(order[at : at + self.batch], candidate, out)
+            for chosen in self._batches():
+                self._read(chosen, candidate, out)
         return out
 
-    def _read(self, chosen: list[int], candidate: int, out: Tensor) -> None:
+    def _batches(self) -> list[list[int]]:
+        """Return which prompts go together, the longest last."""
+        order = sorted(range(len(self.places)), key=lambda i: len(self.places[i].ids))
+        return [order[at : at + self.batch] for at in range(0, len(order), self.batch)]
+
+    def _texts(
+        self, chosen: list[int], candidate: int
+    ) -> tuple[Int[Tensor, "row pos"], Int[Tensor, "row pos"]]:
         texts = [[*self.places[i].ids, self.places[i].answers[candidate]["space"]] for i in chosen]
         width = max(map(len, texts))
         ids = torch.tensor([[*t, *[0] * (width - len(t))] for t in texts])
-        mask = torch.tensor([[1] * len(t) + [0] * (width - len(t)) for t in texts])
+        return ids, torch.tensor([[1] * len(t) + [0] * (width - len(t)) for t in texts])
+
+    def _read(self, chosen: list[int], candidate: int, out: Tensor) -> None:
+        ids, mask = self._texts(chosen, candidate)
         _, cache = self.model.run_with_cache(ids, attention_mask=mask, names_filter=self.names)
         row = torch.arange(len(chosen))
-        query = torch.tensor([len(t) - 1 for t in texts])
+        query = mask.sum(-1) - 1
         key = torch.tensor([self.places[i].keys[0][0] for i in chosen])
         for layer in range(out.shape[2]):
             q = cache[f"blocks.{layer}.attn.hook_q"][row, query]
@@ -118,7 +143,7 @@ class _OnlyQKBatched(_OnlyQK):
 
 
 class _Forward(_Taker):
-    outputs = "none (floor: the prompts once, without candidates)"
+    outputs = "none (floor: the prompts once, what they share once, without candidates)"
 
     def run(self) -> None:
         self.forward()

@@ -19,7 +19,7 @@ class WorkerProcess:
     """A contender running elsewhere; use it in a ``with`` block.
 
     Args:
-        kind: ``"lens"``, ``"heads"`` or ``"world"``.
+        kind: ``"lens"``, ``"heads"`` or ``"world"``, or one of them behind ``"growth/"``.
         contender: Its name.
         model: What ``load_model`` takes.
         workload: Name of the workload.

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import TYPE_CHECKING
@@ -49,8 +49,8 @@ class BenchRow:
     def cells(self) -> tuple[str, ...]:
         """Return the row as text."""
         extra = "-" if math.isnan(self.extra_mb) else f"{self.extra_mb:.0f}"
-        times = [_number(x) for x in (self.seconds, self.fastest, self.slowest)]
-        shown = (*times, str(self.repeats), _number(self.ratio), extra)
+        times = [number(x) for x in (self.seconds, self.fastest, self.slowest)]
+        shown = (*times, str(self.repeats), number(self.ratio), extra)
         return (self.workload, self.contender, *shown, self.outputs)
 
 
@@ -88,15 +88,11 @@ class BenchReport:
 
     def to_json(self) -> str:
         """Return everything as one JSON object; NaN becomes null."""
-        rows = [
-            {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(r).items()}
-            for r in self.rows
-        ]
         record = {
             "schema": "mechprobe/bench/1",
             "model": self.model,
             "passed": self.passed,
-            "rows": rows,
+            "rows": [without_nan(asdict(row)) for row in self.rows],
             "comparisons": [asdict(line) for line in self.comparisons],
             "machine": self.machine,
             "method": self.method,
@@ -107,12 +103,12 @@ class BenchReport:
         """Return a small HTML fragment; all text is escaped."""
         color = "#1a7f37" if self.passed else "#b00020"
         lines = "".join(f"<li>{escape(str(line))}</li>" for line in self.comparisons)
-        body = "".join(_html_row("td", row.cells()) for row in self.rows)
+        body = "".join(html_row("td", row.cells()) for row in self.rows)
         return (
             f"<div><p><b>mechprobe bench</b> {escape(self.model)} "
-            f"<small>{escape(self._where())}</small></p>"
+            f"<small>{escape(where(self.machine))}</small></p>"
             f'<p style="color:{color}"><b>{escape(self.verdict())}</b></p><ul>{lines}</ul>'
-            f"<table><thead>{_html_row('th', _HEADER)}</thead><tbody>{body}</tbody></table>"
+            f"<table><thead>{html_row('th', _HEADER)}</thead><tbody>{body}</tbody></table>"
             f"<p><small>{escape(self.method)}</small></p></div>"
         )
 
@@ -120,12 +116,10 @@ class BenchReport:
         """Draw the times as bars, in units of mechprobe's."""
         from mechprobe.plots.bench import bench_figure
 
-        machine = [self.machine[k] for k in ("processor", "date") if k in self.machine]
-        cores = f"{self.machine.get('cores', '?')} cores"
         return bench_figure(
             [row.workload for row in self.rows], [row.contender for row in self.rows],
             [row.ratio for row in self.rows], f"mechprobe bench {self.model}",
-            ", ".join([*machine[:1], cores, *machine[1:]]),
+            machine_line(self.machine),
         )  # fmt: skip
 
     def _repr_html_(self) -> str:
@@ -133,16 +127,29 @@ class BenchReport:
 
     def __str__(self) -> str:
         comparisons = [f"  {line}" for line in self.comparisons]
-        head = [f"mechprobe bench, {self.model}", self._where(), self.verdict(), *comparisons]
-        table = _table([_HEADER, *(row.cells() for row in self.rows)])
+        head = [f"mechprobe bench, {self.model}", where(self.machine), self.verdict(), *comparisons]
+        table = text_table([_HEADER, *(row.cells() for row in self.rows)], _NUMBERS)
         tail = [] if self.passed else [self.verdict()]
         return "\n".join([*head, "", *table, "", *tail, self.method])
 
-    def _where(self) -> str:
-        return ", ".join(f"{name} {value}" for name, value in self.machine.items())
+
+def without_nan(record: Mapping[str, object]) -> dict[str, object]:
+    """Return a record as JSON holds it: NaN becomes None."""
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()}
 
 
-def _number(value: float) -> str:
+def where(machine: dict[str, str]) -> str:
+    """Return the machine, its state and the versions in one line."""
+    return ", ".join(f"{name} {value}" for name, value in machine.items())
+
+
+def machine_line(machine: dict[str, str]) -> str:
+    """Return processor, cores and date, as the subtitle of a figure."""
+    known = [machine[k] for k in ("processor", "date") if k in machine]
+    return ", ".join([*known[:1], f"{machine.get('cores', '?')} cores", *known[1:]])
+
+
+def number(value: float) -> str:
     """Show three figures, which is what a repetition is worth."""
     if math.isnan(value):
         return "-"
@@ -150,9 +157,10 @@ def _number(value: float) -> str:
     return f"{value:.{min(max(digits, 0), 4)}f}"
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def text_table(rows: Sequence[tuple[str, ...]], numbers: slice) -> list[str]:
+    """Return lines of a table, the columns ``numbers`` to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    numeric = range(len(widths))[_NUMBERS]
+    numeric = range(len(widths))[numbers]
     return [
         "  ".join(
             cell.rjust(width) if i in numeric else cell.ljust(width)
@@ -162,5 +170,6 @@ def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def _html_row(tag: str, cells: Sequence[str]) -> str:
+def html_row(tag: str, cells: Sequence[str]) -> str:
+    """Return a row of an HTML table; all text is escaped."""
     return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"

@@ -95,7 +95,7 @@ def run_rounds(
     rows: list[BenchRow] = []
     lines: list[Comparison] = []
     threads: set[int] = set()
-    machine = _machine()
+    machine = machine_facts()
     from tqdm.auto import tqdm
 
     total = len(workloads) * len(names) * (repeats + 1)
@@ -194,7 +194,8 @@ def _row(name: str, work: str, entries: dict[str, Entry]) -> BenchRow:
     )  # fmt: skip
 
 
-def _machine() -> dict[str, str]:
+def machine_facts() -> dict[str, str]:
+    """Return processor, cores, load, versions and date."""
     known = versions()
     # What else was running: on a busy machine even ratios are worth little.
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"

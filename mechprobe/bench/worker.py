@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 from typing import IO, Any
@@ -19,20 +20,23 @@ from mechprobe.bench.memory import peak_bytes, reset_peak
 Message = dict[str, Any]
 
 
+# Modules that hold the contenders of a benchmark; only one benchmark's imports are paid for.
+_HOMES = {
+    "lens": ("lens_contenders", "lens_peers"),
+    "heads": ("heads_contenders",),
+    "world": ("world_contenders",),
+    "growth/lens": ("growth_lens",),
+    "growth/heads": ("growth_heads",),
+    "growth/world": ("growth_world",),
+}
+
+
 def contenders(kind: str) -> Mapping[str, Callable[[str], Contender]]:
-    """Return the contenders of a benchmark; only one benchmark's imports are paid for."""
-    if kind == "heads":
-        from mechprobe.bench.heads_contenders import CONTENDERS as HEADS
-
-        return HEADS
-    if kind == "world":
-        from mechprobe.bench.world_contenders import CONTENDERS as WORLD
-
-        return WORLD
-    from mechprobe.bench.lens_contenders import CONTENDERS as LENS
-    from mechprobe.bench.lens_peers import CONTENDERS as PEERS
-
-    return {**LENS, **PEERS}
+    """Return the contenders of a benchmark."""
+    found: dict[str, Callable[[str], Contender]] = {}
+    for home in _HOMES[kind]:
+        found |= import_module(f"mechprobe.bench.{home}").CONTENDERS
+    return found
 
 
 class Worker:
@@ -64,11 +68,7 @@ class Worker:
         """Run once; time it, measure its memory, and save its outputs where asked to."""
         gc.collect()
         reset_peak()
-        # Contenders on one thread are timed by their own CPU seconds, which load does not change.
-        clock: Callable[[], float] = getattr(self.contender, "clock", perf_counter)
-        start = clock()
-        result = self.contender.run()
-        seconds = clock() - start
+        seconds, result = self._timed(self.contender.run)
         extra = peak_bytes() - self.forward_peak - self.contender.n_bytes(result)
         if save is not None:
             import numpy as np
@@ -76,6 +76,17 @@ class Worker:
             arrays: Any = self.contender.arrays(result)
             np.savez(save, **arrays)
         return {"seconds": seconds, "extra_bytes": extra if self.resettable else None}
+
+    def forward(self) -> Message:
+        """Run the model's body alone and time it."""
+        return {"seconds": self._timed(self.contender.forward)[0]}
+
+    def _timed(self, work: Callable[[], Any]) -> tuple[float, Any]:
+        # Contenders on one thread are timed by their own CPU seconds, which load does not change.
+        clock: Callable[[], float] = getattr(self.contender, "clock", perf_counter)
+        start = clock()
+        result = work()
+        return clock() - start, result
 
     def exact_logits(self, cells: str, save: str) -> Message:
         """Write float64 logits of the cells in a file."""
@@ -93,6 +104,8 @@ class Worker:
         """Carry out one command."""
         if command["do"] == "run":
             return self.run(command.get("save"))
+        if command["do"] == "forward":
+            return self.forward()
         return self.exact_logits(command["cells"], command["save"])
 
 

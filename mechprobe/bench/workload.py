@@ -11,6 +11,8 @@ import numpy.typing as npt
 TOP_K = 10
 SEED = 0
 _SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
+# Prompts of heads come in pairs (every theory is asked about twice) and in one length.
+_HEADS = re.compile(r"(\d*[02468])x200(?:\+([1-9]\d*))?")
 
 # Plain English, shuffled by sentence. Ids drawn at random would do for times, not for comparing
 # ranks: a random next token lies among the 25,000 least likely ones, where a third of all cells
@@ -73,7 +75,9 @@ class Workload:
 
 def save_ids(file: Path, drawn: npt.NDArray[np.int64]) -> None:
     """Write what ``Workload.draw`` gave."""
-    np.save(file, drawn)
+    # Into an open file: to a name numpy adds its own ending.
+    with file.open("wb") as out:
+        np.save(out, drawn)
 
 
 def read_ids(file: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -93,3 +97,32 @@ def workload(name: str) -> Workload:
         msg = f"workload {name!r} is not '<prompts>x<tokens>' (two positive integers), as '8x256'."
         raise ValueError(msg)
     return Workload(name, int(shape[1]), int(shape[2]))
+
+
+@dataclass(frozen=True, slots=True)
+class HeadsWorkload:
+    """Questions about theories.
+
+    Attributes:
+        prompts: How many prompts, an even number.
+        shots: Worked examples that every prompt begins with, the same for all.
+    """
+
+    prompts: int
+    shots: int
+
+
+def heads_workload(name: str) -> HeadsWorkload:
+    """Return the workload of heads called ``name``.
+
+    Raises:
+        ValueError: It is neither ``"<even number>x200"`` nor ``"<even number>x200+<shots>"``.
+    """
+    found = _HEADS.fullmatch(name)
+    if found is None or not int(found[1]):
+        msg = (
+            f"workload {name!r}: heads are timed on '<even number>x200', or behind shared worked "
+            "examples on '<even number>x200+<their number>'; choose '32x200' or '32x200+5'."
+        )
+        raise ValueError(msg)
+    return HeadsWorkload(int(found[1]), int(found[2] or 0))

@@ -62,7 +62,8 @@ def bench_heads(
 
     Args:
         model: Packaged name or folder.
-        workload: Prompts x 200 (tokens, about); may be repeated. Default: 32x200.
+        workload: Prompts x 200 (tokens, about), such as 32x200, or 32x200+5: each behind the same
+            5 worked examples; may be repeated. Default: these two.
         repeats: Timed repetitions of each contender.
         json: Print the report as JSON and nothing else.
         html: Write the report as a page here.
@@ -71,7 +72,7 @@ def bench_heads(
     from mechprobe.bench import run_heads_bench
 
     _require(html, image)
-    chosen = workload or ("32x200",)
+    chosen = workload or ("32x200", "32x200+5")
     return _deliver(
         run_heads_bench(model, workloads=chosen, repeats=repeats, progress=not json),
         json=json, html=html, image=image,
@@ -106,6 +107,42 @@ def bench_world(
         run_world_bench(model, workloads=chosen, repeats=repeats, progress=not json),
         json=json, html=html, image=image,
     )  # fmt: skip
+
+
+@bench.command(name="growth")
+def bench_growth(
+    *axes: str,
+    model: str = PACKAGED,
+    sizes: int | None = None,
+    repeats: int = 3,
+    json: bool = False,
+    html: Path | None = None,
+    image: Path | None = None,
+) -> int:
+    """Show how time and memory grow with the size of the question, beside what theory says.
+
+    Args:
+        axes: lens, heads, world, or single axes such as lens/tokens; all by default.
+        model: Packaged name or folder; read on the axes that do not make models of their own.
+        sizes: How many sizes of each axis, from the smallest (two at least); all by default.
+        repeats: Timed repetitions of each size.
+        json: Print the report as JSON and nothing else.
+        html: Write the report as a page here, with its figure.
+        image: Write the figure here (.png or .svg; needs the extra "image").
+    """
+    from mechprobe.bench import run_growth_bench
+    from mechprobe.bench.growth_axes import PARTS
+
+    _require(html, image)
+    found = run_growth_bench(
+        axes or PARTS, model=model, sizes=sizes, repeats=repeats, progress=not json
+    )
+    say(found.to_json() if json else str(found))
+    if html is not None:
+        html.write_text(found.page(), encoding="utf-8")
+    if image is not None:
+        found.plot().write_image(image, scale=2)
+    return 0
 
 
 @bench.command(name="all")
