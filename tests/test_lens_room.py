@@ -31,7 +31,8 @@ def _watch_readout(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls.append({"rows": rows, "W_U": W_U} | kwargs)
         return readout(rows, W_U, *args, **kwargs)
 
-    monkeypatch.setattr(sys.modules["mechprobe.lens.logit_lens"], "readout", watched)
+    for module in ("logit_lens", "lower"):
+        monkeypatch.setattr(sys.modules[f"mechprobe.lens.{module}"], "readout", watched)
     return calls
 
 
