@@ -43,7 +43,8 @@ def run_lens_bench(
         model: What ``load_model`` takes: the embedded model, a folder, a hub id.
         workloads: ``"<prompts>x<tokens>"``, each.
         contenders: Some of ``mechprobe``, ``mechprobe screened``, ``transformer_lens``,
-            ``hf_loop``, ``forward`` and ``forward+gemm``; by default all. mechprobe is always among them.
+            ``hf_loop``, ``forward`` and ``forward+gemm``; by default all. mechprobe is always
+            among them.
         peers: Also time ``nnsight`` and ``nnterp`` where they are installed, and name the others.
         repeats: Timed repetitions; one only for a contender that takes over 60 s.
         progress: Show a bar.

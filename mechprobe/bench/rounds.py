@@ -62,11 +62,11 @@ class Entry:
     extra: list[float] = field(default_factory=list)
 
     def run(self, save: Path | None = None) -> float:
-        """Run once; keep its time and memory, or only its outputs in a file."""
+        """Run once; keep its time and memory, or its outputs in a file, or both if it is slow."""
         answer = self.process.ask(do="run", save=str(save) if save else None)
         seconds = float(answer["seconds"])
         self.slow = self.slow or seconds > _SLOW_SECONDS
-        if save is None:
+        if save is None or self.slow:
             extra = answer["extra_bytes"]
             self.seconds.append(seconds)
             self.extra.append(math.nan if extra is None else max(0.0, extra))
@@ -171,9 +171,9 @@ def _run_once(name: str, entry: Entry, save: Path | None = None) -> None:
 
 
 def _take_turns(entries: dict[str, Entry], repeats: int, bar: "tqdm[Any]") -> None:
-    for repeat in range(repeats):
+    for _ in range(repeats):
         for name, entry in entries.items():
-            if not (entry.absent or entry.gone or (repeat and entry.slow)):
+            if not (entry.absent or entry.gone or (entry.slow and entry.seconds)):
                 _run_once(name, entry)
             bar.update()
 
@@ -183,9 +183,9 @@ def _row(name: str, work: str, entries: dict[str, Entry]) -> BenchRow:
     if entry.absent:
         nan = math.nan
         return BenchRow(name, work, nan, nan, nan, 0, nan, nan, entry.outputs)
-    # A slow contender ran in the first round only, and is paired with mechprobe's first.
+    # A slow contender ran once, its warm-up, and is paired with mechprobe's first timed run.
     pairs = zip(entry.seconds, entries[OURS].seconds, strict=False)
-    times = f"only timed {len(entry.seconds)}x"
+    times = f"timed {len(entry.seconds)}x, from the first"
     slow = f"; over {_SLOW_SECONDS:.0f} s a repetition, {times}" if entry.slow else ""
     return BenchRow(
         name, work, median(entry.seconds), min(entry.seconds), max(entry.seconds),
@@ -221,7 +221,8 @@ def _processor() -> str:
 
 def _method() -> str:
     return (
-        "Every contender in its own process, one warm-up, then in turns; x mechprobe is the median "
+        "Every contender in its own process, one warm-up, then in turns (what takes over "
+        f"{_SLOW_SECONDS:.0f} s runs once); x mechprobe is the median "
         "ratio of times in the same round. Extra MB is the highest resident memory of the process "
         f"in the timed repetitions ({METHOD}), less that of the forward pass alone (without "
         "unembedding, measured before), less the outputs."
