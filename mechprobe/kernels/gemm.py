@@ -19,7 +19,7 @@ from torch import Tensor
 Gemm = Literal["default", "onednn"]
 
 # Below this many multiply-adds the product is over before a calibration would be.
-_WORTH_CALIBRATING = 2e10
+_WORTH_CALIBRATING = 2e9
 _CALIBRATION_ROWS = 64
 _CALIBRATION_COLUMNS = 8192
 # A product in float32 errs by about 1e-6 of |x||w|, one in bfloat16 by about 1e-3.

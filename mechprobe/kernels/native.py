@@ -1,9 +1,9 @@
 r"""The reductions over logits in C, where a C compiler is at hand and they are measured faster.
 
 In torch's steps a block of logits is gone over some ten times; here twice, while it lies in the
-cache. Compiling takes a fifth of a second, so it is done once a process, as soon as there is enough
-to read, for exactly the processor it runs on; nothing is kept on disk. What cannot be compiled, or
-is not as exact and faster in a trial, is not used.
+cache. Compiling takes a fifth of a second, so it is done once a process, at the first call with
+enough to read, for exactly the processor it runs on; nothing is kept on disk. What cannot be
+compiled, or is not as exact and faster in a trial, is not used.
 """
 
 import ctypes
@@ -28,8 +28,8 @@ from mechprobe.kernels.topk import BLOCK, block_maxima, top_k
 # As in the source.
 MAX_TOP = 64
 MAX_TARGETS = 16
-# Logits: half a second's reading.
-WORTH_COMPILING = 100_000_000
+# Logits of one call, so that the same call always takes the same way: 27 positions of SmolLM2.
+WORTH_COMPILING = 40_000_000
 
 _log = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_suffix(".c")
@@ -186,7 +186,6 @@ class Chooser:
     """What a process knows of the compiled source.
 
     Attributes:
-        seen: Logits read so far.
         chosen: What to use, by number of threads; None where it could not be compiled or is not
             faster.
         failure: Why it could not be compiled, for a debugger; ``logging`` has it too, at level
@@ -194,18 +193,17 @@ class Chooser:
     """
 
     def __init__(self) -> None:
-        self.seen = 0
         self.chosen: dict[int, Native | None] = {}
         self.failure: str | None = None
         self._native: Native | None = None
 
     def get(
-        self, z: Float[Tensor, "row d_vocab"], n_logits: int, k: int, n_targets: int
+        self, z: Float[Tensor, "... d_vocab"], n_logits: int, k: int, n_targets: int
     ) -> Native | None:
-        """Return the compiled source, if it is at hand or if this is the time to compile it.
+        """Return the compiled source where it is worth its while, compiling it if need be.
 
         Args:
-            z: A buffer as the logits will come in.
+            z: The unembedding, or a buffer like the logits.
             n_logits: How many of them will come.
             k: How many most likely ids are wanted.
             n_targets: How many targets.
@@ -214,11 +212,10 @@ class Chooser:
             return None
         if k > MAX_TOP or n_targets > MAX_TARGETS:
             return None
-        self.seen += n_logits
+        if n_logits < WORTH_COMPILING:
+            return None
         n_threads = torch.get_num_threads()
         if n_threads not in self.chosen:
-            if self.seen < WORTH_COMPILING:
-                return None
             self.chosen[n_threads] = self._choose()
         return self.chosen[n_threads]
 

@@ -63,6 +63,7 @@ def readout(
     transform: LogitTransform | None = None,
     scratch_bytes: int | None = None,
     gemm: Gemm | None = None,
+    steps: int = 1,
     buffers: "Buffers | None" = None,
 ) -> Readout:
     r"""Read every row through the unembedding in one pass over row tiles.
@@ -88,6 +89,7 @@ def readout(
         scratch_bytes: Room for logits and reference distributions, at least one row of each;
             default ``SCRATCH_BYTES``. Blocks of 16 rows come on top.
         gemm: Matrix product to use; by default the fastest one found by trial.
+        steps: How many such calls there will be, for what is worth a trial.
         buffers: Keeps the memory for logits from one call to the next of the same shape, which
             for a few rows at a time saves a tenth of the reading.
 
@@ -106,10 +108,10 @@ def readout(
     dtype = torch.promote_types(rows.dtype, torch.float32)
     room = (scratch_bytes or SCRATCH_BYTES) // (W_U.shape[1] * dtype.itemsize)
     n_group, n_pos = _tile_shape(n_entries, n_rows, room)
-    path = gemm or fastest_gemm(W_U, n_entries * n_rows)
+    path = gemm or fastest_gemm(W_U, steps * n_entries * n_rows)
     tile = (buffers or Buffers()).tile(W_U, b_U, transform, (n_group, n_pos), dtype)
     out = _empty(n_entries, n_rows, k, targets.shape[1], rows.device, dtype)
-    n_logits = n_entries * n_rows * W_U.shape[1]
+    n_logits = steps * n_entries * n_rows * W_U.shape[1]
     native = chooser.get(tile.product, n_logits, k, targets.shape[1])
     # Positions outside, entries inside: the reference distribution is made once per position.
     for start in range(0, n_rows, n_pos):

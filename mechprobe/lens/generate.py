@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechprobe.kernels import Readout, fastest_gemm, readout
-from mechprobe.kernels.gemm import Gemm
+from mechprobe.kernels import Readout, readout
 from mechprobe.kernels.readout import Buffers
 from mechprobe.lens.capture import Reader
 from mechprobe.lens.dataset import Cells, Read, lens_dataset
@@ -112,9 +111,7 @@ def generate_with_lens(
     reader = lens_reader(model, layers, stream, norm, translators)
     wanted = resolve_targets(model, targets, [list(range(n_steps))])
     k = check_top_k(top_k, reader.path.d_vocab)
-    # One step is too little work to try the products on; all steps together may not be.
-    gemm = fastest_gemm(reader.path.W_U, n_steps * (len(reader.entries) + 1))
-    walk = _Walk(reader, k, wanted, gemm)
+    walk = _Walk(reader, k, wanted, n_steps)
     if forced is None:
         steps = walk.generate(ids, n_steps, temperature, seed, _Stop(model, stop))
         for _ in tqdm(steps, "generate", n_steps, unit="tok", disable=not progress, leave=False):
@@ -168,7 +165,7 @@ class _Walk:
     reader: Reader
     k: int
     targets: Targets
-    gemm: Gemm
+    n_steps: int
     buffers: Buffers = field(default_factory=Buffers)
     reads: list[Readout] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -211,7 +208,7 @@ class _Walk:
         self.reads.append(
             readout(
                 rows, path.W_U, path.b_U, k=self.k, targets=targets, transform=path.transform,
-                gemm=self.gemm, buffers=self.buffers,
+                steps=self.n_steps // rows.shape[1], buffers=self.buffers,
             )
         )  # fmt: skip
 
