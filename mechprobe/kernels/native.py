@@ -161,7 +161,7 @@ def compiled() -> Native:
         msg = "no C compiler was found (CC, cc, gcc, clang)."
         raise RuntimeError(msg)
     refused = ""
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         library = Path(folder) / "native.so"
         for extra in _EXTRA:
             command = [cc, *_FLAGS, *extra, str(_SOURCE), "-o", str(library), "-lm"]
