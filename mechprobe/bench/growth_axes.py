@@ -19,8 +19,8 @@ class Axis:
         memory: That of the extra peak memory.
         behind_forward: The forward pass, which does not grow along this axis or is not ours, is
             timed in every repetition and taken off.
-        time_from: The smallest size that is fitted: products of less than 2e9 multiplications are
-            not worth a trial of which of two ways is faster, and take the slower one.
+        time_from: The smallest size that is fitted: below it, what every call costs weighs too
+            much.
         memory_from: The smallest size whose memory is fitted: below it, less than one tile is in
             use, or nothing that rises above what the process had before.
     """
