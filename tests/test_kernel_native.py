@@ -95,7 +95,7 @@ def changed(native: Any, change: Callable[[Any], Any]) -> Any:
         def reduce(self, z: Tensor, reference: Tensor, targets: Tensor, k: int) -> Any:
             return change(native.reduce(z, reference, targets, k))
 
-    return Changed(native.library)
+    return Changed(native.code)
 
 
 @settings(deadline=None, max_examples=100)

@@ -39,7 +39,7 @@ def test_no_more_rows_at_once_than_there_is_room_for(
     # By name, because the function hides the module of the same name.
     module = import_module("mechprobe.kernels.readout")
     seen: list[int] = []
-    multiply = module._Tile.multiply
+    multiply = module.Tile.multiply
 
     def watch(self: Any, x: Tensor, path: Any) -> Tensor:
         seen.append(x.shape[0] * x.shape[1])
@@ -48,7 +48,7 @@ def test_no_more_rows_at_once_than_there_is_room_for(
 
     problem = Problem(torch.randn(3, 5, 4), torch.randn(4, 70), None, None, 2)
     whole = problem.read()
-    monkeypatch.setattr(module._Tile, "multiply", watch)
+    monkeypatch.setattr(module.Tile, "multiply", watch)
     assert_same(problem.read(scratch_rows=room), whole, atol=1e-6)
     assert sum(seen) == 15
 

@@ -21,7 +21,7 @@ def _lens(model: Any, prompts: Any = None, **options: Any) -> Any:
 
 def _watch_readout(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Keep what every call of the kernel was given."""
-    import sys
+    from importlib import import_module
 
     from mechprobe.kernels import readout
 
@@ -32,7 +32,7 @@ def _watch_readout(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return readout(rows, W_U, *args, **kwargs)
 
     for module in ("logit_lens", "lower"):
-        monkeypatch.setattr(sys.modules[f"mechprobe.lens.{module}"], "readout", watched)
+        monkeypatch.setattr(import_module(f"mechprobe.lens.{module}"), "readout", watched)
     return calls
 
 

@@ -105,8 +105,8 @@ def test_the_packaged_model_is_read_in_the_order_of_float64(smollm2: Any) -> Non
     """Every cell of 40 positions, all layers, against float64 products of the same rows."""
     from mechprobe.kernels import readout
     from mechprobe.kernels.native import chooser
-    from mechprobe.kernels.readout import screened_readout
     from mechprobe.kernels.screen import screen_of
+    from mechprobe.kernels.screened import screened_readout
     from mechprobe.lens.logit_lens import lens_reader
 
     ids = smollm2.to_tokens("The quick brown fox jumps over the lazy dog. " * 4)[:, :41]

@@ -63,10 +63,10 @@ class Native:
     """The compiled source.
 
     Attributes:
-        library: What was loaded.
+        code: What was loaded.
     """
 
-    library: ctypes.CDLL
+    code: ctypes.CDLL
 
     def reduce(
         self,
@@ -92,7 +92,7 @@ class Native:
         scratch = torch.empty(n_threads, n_blocks)
         targets = targets.contiguous()
         found, cells = _empty(z.shape[:2], k, targets.shape[1])
-        undefined = self.library.reduce(
+        undefined = self.code.reduce(
             z.data_ptr(), len(z) * z.shape[1], z.shape[2], reference.data_ptr(), z.shape[1],
             targets.data_ptr(), targets.shape[1], k, scratch.data_ptr(), n_threads,
             ctypes.byref(cells),
@@ -131,7 +131,7 @@ class Native:
             screen.widest.data_ptr(), rounded.share.data_ptr(), rounded.shift.data_ptr(),
             targets.data_ptr(), n_group * n_pos, d_vocab, d_model, n_pos, targets.shape[1], k,
         )  # fmt: skip
-        undefined = self.library.screen(
+        undefined = self.code.screen(
             ctypes.byref(tile), blocks.data_ptr(), wide.data_ptr(), n_threads, ctypes.byref(cells)
         )
         return None if undefined else (found, error)

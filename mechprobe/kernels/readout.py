@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import BFloat16, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechprobe.kernels.gemm import Gemm, fastest_gemm, gemm_path
 from mechprobe.kernels.native import Found, Native, chooser
 from mechprobe.kernels.reductions import ROWS_AT_ONCE, Stepwise
-from mechprobe.kernels.screen import Screen
 from mechprobe.kernels.topk import top_k as exact_top_k
 
 LogitTransform = Callable[[Tensor], Tensor]
@@ -110,7 +109,7 @@ def readout(
     n_group, n_pos = _tile_shape(n_entries, n_rows, room)
     path = gemm or fastest_gemm(W_U, steps * n_entries * n_rows)
     tile = (buffers or Buffers()).tile(W_U, b_U, transform, (n_group, n_pos), dtype)
-    out = _empty(n_entries, n_rows, k, targets.shape[1], rows.device, dtype)
+    out = empty_cells(n_entries, n_rows, k, targets.shape[1], rows.device, dtype)
     n_logits = steps * n_entries * n_rows * W_U.shape[1]
     native = chooser.get(tile.product, n_logits, k, targets.shape[1])
     # Positions outside, entries inside: the reference distribution is made once per position.
@@ -119,106 +118,19 @@ def readout(
         for first in range(0, n_entries, n_group):
             group = slice(first, min(first + n_group, n_entries))
             z = tile.multiply(rows[group, span], path)
-            tile.read(z, targets[span], _part(out, group, span), native, is_first=first == 0)
-    return _with_divergence(out)
+            tile.read(z, targets[span], part_of(out, group, span), native, is_first=first == 0)
+    return with_divergence(out)
 
 
-@torch.no_grad()
-def screened_readout(
-    rows: Float[Tensor, "entry row d_model"],
-    screen: Screen,
-    native: Native,
-    *,
-    k: int,
-    targets: Int[Tensor, "row target"],
-    scratch_bytes: int | None = None,
-) -> tuple[Readout, Float[Tensor, "entry row"]]:
-    r"""Read every row as ``readout`` does, multiplying in bfloat16 and again where that may matter.
-
-    Entry 0 is read in float32. Of the others, ids and ranks are in the order of the float64
-    products of the float32 rows and columns; log-probabilities, entropies and divergences err by
-    what the rough products of all unlikely ids add up to. With :math:`\epsilon` the error of a row,
-
-    .. math::
-        |\Delta \log Z| \le \epsilon, \quad |\Delta KL| \le \epsilon, \quad
-        |\Delta \log p_v| \le \epsilon, \quad
-        |\Delta H| \le \epsilon e^{\epsilon} (\sigma + \epsilon),
-
-    the second and third but for float32 rounding, because the cross-entropy is linear in the row,
-    :math:`\sum_v p^{ref}_v z_v = x \cdot W_U p^{ref}`, and the ids that are returned are multiplied
-    again; :math:`\sigma` is the standard deviation of :math:`\log p` under :math:`p`.
-
-    Args:
-        rows: As for ``readout``, float32.
-        screen: The unembedding; it has no bias, and nothing is done to the logits.
-        native: The compiled source.
-        k: How many ids to keep per row, at most ``MAX_TOP``.
-        targets: Ids whose log-probability and rank are wanted, at most ``MAX_TARGETS``; the first
-            is where the rough products are most exact.
-        scratch_bytes: Room for logits and reference distributions.
-
-    Returns:
-        The readout; :math:`\epsilon`, the largest error that any rough logit of a row may have.
-    """
-    n_entries, n_rows, _ = rows.shape
-    W_U = screen.W.mT
-    room = (scratch_bytes or SCRATCH_BYTES) // (4 * W_U.shape[1])
-    # In rows of float32: entry 0, the reference, and two entries of half the size.
-    n_pos = max(1, min(n_rows, room // 3))
-    tile = _Tile(W_U, None, None, (1, n_pos), torch.float32)
-    rough = torch.empty(2 * n_pos, W_U.shape[1], dtype=torch.bfloat16)
-    path = fastest_gemm(W_U, n_entries * n_rows)
-    out = _empty(n_entries, n_rows, k, targets.shape[1], rows.device, torch.float32)
-    error = torch.zeros(n_entries, n_rows)
-    for start in range(0, n_rows, n_pos):
-        span = slice(start, min(start + n_pos, n_rows))
-
-        def exactly(entry: int, span: slice = span) -> None:
-            group = slice(entry, entry + 1)
-            z = tile.multiply(rows[group, span], path)
-            tile.read(z, targets[span], _part(out, group, span), native, is_first=entry == 0)
-
-        exactly(0)
-        with gemm_path(path):
-            mean = tile.reference[: span.stop - start] @ screen.W
-        for first in range(1, n_entries, 2):
-            group = slice(first, min(first + 2, n_entries))
-            found = _screened(rows[group, span], screen, native, k, targets[span], rough)
-            if found is None:
-                for entry in range(group.start, group.stop):
-                    exactly(entry)
-                continue
-            _put(_part(out, group, span), found[0])
-            out.kl[group, span] = out.log_z[group, span] - (rows[group, span] * mean).sum(-1)
-            error[group, span] = found[1]
-    return _with_divergence(out), error
-
-
-def _screened(
-    rows: Float[Tensor, "group pos d_model"],
-    screen: Screen,
-    native: Native,
-    k: int,
-    targets: Int[Tensor, "pos target"],
-    buffer: BFloat16[Tensor, "row d_vocab"],
-) -> tuple[Found, Float[Tensor, "group pos"]] | None:
-    about = torch.zeros(rows.shape[:2])
-    if targets.shape[1]:
-        about = (rows * screen.W[targets[:, 0]]).sum(-1)
-    rounded = screen.rounded(rows.flatten(0, 1), about.flatten())
-    z = buffer[: len(rounded.rows)]
-    torch.mm(rounded.parts, screen.parts.mT, out=z)
-    return native.screen(z.unflatten(0, rows.shape[:2]), rounded, screen, targets, k)
-
-
-def _with_divergence(out: Readout) -> Readout:
+def with_divergence(out: Readout) -> Readout:
     """Turn cross-entropies from the reference into divergences."""
     out.kl.sub_(out.entropy[0].clone()).clamp_(min=0.0)
     out.kl[0] = 0.0
     return out
 
 
-def _put(out: Readout, found: Found) -> None:
+def put(out: Readout, found: Found) -> None:
+    """Write what the compiled source found."""
     for name, values in zip(Readout.__dataclass_fields__, found, strict=True):
         getattr(out, name).copy_(values)
 
@@ -240,20 +152,20 @@ class Buffers:
     """Memory for logits that one call of ``readout`` leaves to the next."""
 
     def __init__(self) -> None:
-        self._tile: _Tile | None = None
+        self._tile: Tile | None = None
         self._made_for: tuple[Any, ...] = (None,)
 
-    def tile(self, *made_for: Any) -> "_Tile":
+    def tile(self, *made_for: Any) -> "Tile":
         """Return the tile of the call before if it was made for the same, or a new one."""
         if self._tile is None or not all(
             a is b or (not isinstance(a, Tensor) and a == b)
             for a, b in zip(made_for, self._made_for, strict=True)
         ):
-            self._tile, self._made_for = _Tile(*made_for), made_for
+            self._tile, self._made_for = Tile(*made_for), made_for
         return self._tile
 
 
-class _Tile:
+class Tile:
     """The reused buffers of one tile of rows, and the reductions over it."""
 
     def __init__(
@@ -315,7 +227,7 @@ class _Tile:
             for at in _blocks(len(z), z.shape[1], ROWS_AT_ONCE):
                 self._reduce(z, at, targets, out)
             return
-        _put(out, found)
+        put(out, found)
 
     def _reduce(
         self,
@@ -325,7 +237,7 @@ class _Tile:
         out: Readout,
     ) -> None:
         """Reduce one block of rows in torch's steps."""
-        cells, block = _part(out, *at), z[at]
+        cells, block = part_of(out, *at), z[at]
         value = block.gather(-1, targets[at[1]].expand(*block.shape[:2], -1))
         first = (value if value.shape[-1] else block)[..., :1].contiguous()
         maxima, log_sum, cells.entropy[:], cells.kl[:], larger = self.steps(
@@ -374,9 +286,11 @@ def _store(
     out.target_log_prob[:] = at_target - best - log_sum[..., None]
 
 
-def _empty(
+def empty_cells(
     entries: int, rows: int, k: int, n_targets: int, device: torch.device, dtype: torch.dtype
 ) -> Readout:
+    """Make room for a readout."""
+
     def floats(*shape: int) -> Tensor:
         return torch.empty(entries, rows, *shape, dtype=dtype, device=device)
 
@@ -388,6 +302,6 @@ def _empty(
     )
 
 
-def _part(out: Readout, group: slice, span: slice) -> Readout:
+def part_of(out: Readout, group: slice, span: slice) -> Readout:
     """View the cells of one tile."""
     return Readout(*(getattr(out, name)[group, span] for name in Readout.__dataclass_fields__))

@@ -108,7 +108,7 @@ def logit_lens(
         screen: Multiply by a rounded unembedding, and again in float64 whatever its proven error
             leaves undecided: ids and ranks are exact, entropies and divergences err by what is
             measured on a sample (``screen_entropy_error``, ``screen_kl_error``) and bounded by
-            ``screen_logit_bound`` (see ``kernels.readout.screened_readout``). Faster where there
+            ``screen_logit_bound`` (see ``kernels.screened.screened_readout``). Faster where there
             is much to read.
         progress: Show a bar over prompts.
 

@@ -7,8 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechprobe.kernels.native import MAX_TARGETS, MAX_TOP, Native, chooser
-from mechprobe.kernels.readout import Readout, readout, screened_readout
+from mechprobe.kernels.readout import Readout, readout
 from mechprobe.kernels.screen import Screen, screen_of
+from mechprobe.kernels.screened import screened_readout
 from mechprobe.models import Unembedding
 
 # Rows that the directions of the screen are taken from.

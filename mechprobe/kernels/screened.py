@@ -1,0 +1,117 @@
+"""Reading rows through a rounded unembedding, and again where that leaves a doubt."""
+
+import torch
+from jaxtyping import BFloat16, Float, Int
+from torch import Tensor
+
+from mechprobe.kernels.gemm import Gemm, fastest_gemm, gemm_path
+from mechprobe.kernels.native import Found, Native
+from mechprobe.kernels.readout import (
+    SCRATCH_BYTES,
+    Readout,
+    Tile,
+    empty_cells,
+    part_of,
+    put,
+    with_divergence,
+)
+from mechprobe.kernels.screen import Screen
+
+
+@torch.no_grad()
+def screened_readout(
+    rows: Float[Tensor, "entry row d_model"],
+    screen: Screen,
+    native: Native,
+    *,
+    k: int,
+    targets: Int[Tensor, "row target"],
+    scratch_bytes: int | None = None,
+) -> tuple[Readout, Float[Tensor, "entry row"]]:
+    r"""Read every row as ``readout`` does, multiplying in bfloat16 and again where that may matter.
+
+    Entry 0 is read in float32. Of the others, ids and ranks are in the order of the float64
+    products of the float32 rows and columns; log-probabilities, entropies and divergences err by
+    what the rough products of all unlikely ids add up to. With :math:`\epsilon` the error of a row,
+
+    .. math::
+        |\Delta \log Z| \le \epsilon, \quad |\Delta KL| \le \epsilon, \quad
+        |\Delta \log p_v| \le \epsilon, \quad
+        |\Delta H| \le \epsilon e^{\epsilon} (\sigma + \epsilon),
+
+    the second and third but for float32 rounding, because the cross-entropy is linear in the row,
+    :math:`\sum_v p^{ref}_v z_v = x \cdot W_U p^{ref}`, and the ids that are returned are multiplied
+    again; :math:`\sigma` is the standard deviation of :math:`\log p` under :math:`p`.
+
+    Args:
+        rows: As for ``readout``, float32.
+        screen: The unembedding; it has no bias, and nothing is done to the logits.
+        native: The compiled source.
+        k: How many ids to keep per row, at most ``MAX_TOP``.
+        targets: Ids whose log-probability and rank are wanted, at most ``MAX_TARGETS``; the first
+            is where the rough products are most exact.
+        scratch_bytes: Room for logits and reference distributions.
+
+    Returns:
+        The readout; :math:`\epsilon`, the largest error that any rough logit of a row may have.
+    """
+    n_entries, n_rows, _ = rows.shape
+    W_U = screen.W.mT
+    room = (scratch_bytes or SCRATCH_BYTES) // (4 * W_U.shape[1])
+    # In rows of float32: entry 0, the reference, and two entries of half the size.
+    n_pos = max(1, min(n_rows, room // 3))
+    tile = Tile(W_U, None, None, (1, n_pos), torch.float32)
+    rough = torch.empty(2 * n_pos, W_U.shape[1], dtype=torch.bfloat16)
+    path = fastest_gemm(W_U, n_entries * n_rows)
+    out = empty_cells(n_entries, n_rows, k, targets.shape[1], rows.device, torch.float32)
+    error = torch.zeros(n_entries, n_rows)
+    for start in range(0, n_rows, n_pos):
+        span = slice(start, min(start + n_pos, n_rows))
+        _exactly(tile, path, rows[:, span], targets[span], out, native, range(1), span)
+        with gemm_path(path):
+            mean = tile.reference[: span.stop - start] @ screen.W
+        for first in range(1, n_entries, 2):
+            group = slice(first, min(first + 2, n_entries))
+            found = _screened(rows[group, span], screen, native, k, targets[span], rough)
+            if found is None:
+                some = range(group.start, group.stop)
+                _exactly(tile, path, rows[:, span], targets[span], out, native, some, span)
+                continue
+            put(part_of(out, group, span), found[0])
+            out.kl[group, span] = out.log_z[group, span] - (rows[group, span] * mean).sum(-1)
+            error[group, span] = found[1]
+    return with_divergence(out), error
+
+
+def _exactly(
+    tile: Tile,
+    path: Gemm,
+    rows: Float[Tensor, "entry pos d_model"],
+    targets: Int[Tensor, "pos target"],
+    out: Readout,
+    native: Native,
+    entries: range,
+    span: slice,
+) -> None:
+    """Read some entries of a span of positions in float32."""
+    for entry in entries:
+        group = slice(entry, entry + 1)
+        z = tile.multiply(rows[group], path)
+        tile.read(z, targets, part_of(out, group, span), native, is_first=entry == 0)
+
+
+def _screened(
+    rows: Float[Tensor, "group pos d_model"],
+    screen: Screen,
+    native: Native,
+    k: int,
+    targets: Int[Tensor, "pos target"],
+    buffer: BFloat16[Tensor, "row d_vocab"],
+) -> tuple[Found, Float[Tensor, "group pos"]] | None:
+    about = torch.zeros(rows.shape[:2])
+    if targets.shape[1]:
+        about = (rows * screen.W[targets[:, 0]]).sum(-1)
+    rounded = screen.rounded(rows.flatten(0, 1), about.flatten())
+    z = buffer[: len(rounded.rows)]
+    torch.mm(rounded.parts, screen.parts.mT, out=z)
+    return native.screen(z.unflatten(0, rows.shape[:2]), rounded, screen, targets, k)
