@@ -63,6 +63,59 @@ def test_it_gives_the_residual_streams_of_the_bridge(tiny: Callable[..., Any], n
         assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("pad", [0, 5])
+def test_a_long_pass_gives_what_written_scores_give(
+    tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str, pad: int
+) -> None:
+    from mechprobe.models import run
+    from mechprobe.models.plain import plain_model
+
+    monkeypatch.setattr("mechprobe.models.plain._MANY_SCORES", 1)
+    model = tiny(name, sharpness=OWN)
+    ids = (torch.arange(2 * 37).view(2, 37) * 31) % model.cfg.d_vocab
+    mask = torch.ones_like(ids)
+    mask[1, 37 - pad :] = 0
+    twin = plain_model(model, n_scores=1)
+    plain = run(model, ids, {}, logits="all", mask=mask).logits
+    hooked = run(model, ids, {_BETWEEN: lambda _: None}, logits="all", mask=mask).logits
+    if name == "opt":
+        assert twin is None
+        return
+    assert twin is not None
+    asks = getattr(twin.body.config, "_attn_implementation", "")
+    assert asks == ("eager" if name in {"gemma2", "gptj", "bloom", "gpt_neo"} else "sdpa")
+    assert plain is not None
+    assert hooked is not None
+    assert ((plain - hooked).abs().amax(-1) * mask).max() <= 1e-5 * hooked.abs().max()
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3", "gemma3", "olmo2", "mixtral"])
+def test_it_gives_queries_and_keys(tiny: Callable[..., Any], name: str) -> None:
+    from mechprobe.models import run
+    from mechprobe.models.plain import plain_model
+
+    model = tiny(name, sharpness=OWN)
+    names = [f"blocks.{x}.attn.hook_{y}" for x in range(model.cfg.n_layers) for y in "qk"]
+    assert plain_model(model, names) is not None
+    heard: dict[str, dict[str, Tensor]] = {"plain": {}, "hooked": {}}
+
+    def listen(how: str) -> dict[str, Callable[[Tensor], None]]:
+        return {n: lambda t, n=n: heard[how].update({n: t.clone()}) for n in names}
+
+    run(model, IDS, listen("plain"))
+    run(model, IDS, {**listen("hooked"), _BETWEEN: lambda _: None})
+    for n in names:
+        a, b = (heard[how][n] for how in ("plain", "hooked"))
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+def test_packed_queries_and_keys_come_from_the_bridge(tiny: Callable[..., Any]) -> None:
+    from mechprobe.models.plain import plain_model
+
+    assert plain_model(tiny("gpt2", sharpness=OWN), ["blocks.0.attn.hook_q"]) is None
+
+
 def test_a_sink_that_raises_leaves_no_hook_behind(tiny: Callable[..., Any]) -> None:
     from mechprobe.models import run
     from mechprobe.models.plain import plain_model

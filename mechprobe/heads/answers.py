@@ -17,6 +17,8 @@ Answers = npt.NDArray[np.float64]
 # An edit of one micro-batch, for which it is made: its prompts, and the batch.
 Edits = Callable[[Batch], Mapping[str, Edit]]
 
+_PROVED_ON = 64  # tokens
+
 
 class AnswerReader:
     """Log-probabilities of the candidates at the last prompt token.
@@ -70,7 +72,7 @@ class AnswerReader:
             ValueError: Our read-out path is not the model's.
         """
         if not self._proved:
-            self._prove(batch.ids[:1])
+            self._prove(batch.ids[:1, :_PROVED_ON])
         exact = torch.promote_types(self._path.W_U.dtype, torch.float32)
         return self._path.logits(resid).to(exact).log_softmax(-1).cpu()
 

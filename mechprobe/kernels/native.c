@@ -18,6 +18,8 @@ static long thread(void) { return 0; }
 #define CHUNK 1024 /* columns summed in float before they are added in double */
 #define MAX_TOP 64
 #define MAX_TARGETS 16
+#define DOUBTS 1024 /* columns that are gathered before they are multiplied again */
+#define AHEAD 4     /* columns asked for before they are needed */
 /* Half a unit in the last place of bfloat16, and 1 % for the roundings of the comparison itself. */
 #define OUT_ERROR (0x1p-8f * 1.01f)
 
@@ -206,6 +208,12 @@ static inline float must_exceed(float value, float error)
     return y * (y >= 0 ? under : over);
 }
 
+/* Columns to be multiplied again, in their order. */
+typedef struct {
+    long n;
+    int64_t id[DOUBTS];
+} Doubts;
+
 /* In 32 sums side by side: added one after the other, each addition would wait for the last. */
 static double dot(const double *restrict x, const float *restrict w, long n)
 {
@@ -232,16 +240,17 @@ static inline void fetch(const float *w, long n)
 }
 
 /* Multiply again a number that is undecided, and put it in the place of the rough one. */
-static void decide(const Screened *in, long row, const double *x, long v, float enough,
-                   const float *low, const float *high, Sums *sums)
+static void decide(const Screened *in, long row, const double *x, long v, float enough, Sums *sums)
 {
     float f = wide(in->z[row * in->d_vocab + v]);
     float error = in->share[row] * in->size[v] + OUT_ERROR * fabsf(f);
+    float of_block = in->share[row] * in->widest[v / BLOCK];
     const int64_t *target = in->targets + (row % in->n_pos) * in->n_targets;
     int needed = f + error >= enough, near[MAX_TARGETS];
     for (long t = 0; t < in->n_targets; t++) {
         float than = (float)sums->at_target[t];
-        near[t] = f >= low[t] && f <= high[t] && v != target[t] && f + error >= than;
+        near[t] = f >= may_reach(than, of_block) && f <= must_exceed(than, of_block) &&
+                  v != target[t] && f + error >= than;
         int surely = near[t] && f - error > than;
         sums->above[t] += surely;
         needed |= near[t] &= !surely;
@@ -258,9 +267,23 @@ static void decide(const Screened *in, long row, const double *x, long v, float 
     sums->inner += p_fine * fine - p_rough * rough;
 }
 
+/* Decide what was found doubtful, in the order it was found. */
+static void decide_all(const Screened *in, long row, const double *x, float enough, Doubts *doubts,
+                       Sums *sums)
+{
+    for (long i = 0; i < AHEAD && i < doubts->n; i++)
+        fetch(in->W + doubts->id[i] * in->d_model, in->d_model);
+    for (long i = 0; i < doubts->n; i++) {
+        if (i + AHEAD < doubts->n)
+            fetch(in->W + doubts->id[i + AHEAD] * in->d_model, in->d_model);
+        decide(in, row, x, doubts->id[i], enough, sums);
+    }
+    doubts->n = 0;
+}
+
 /* Go once more over a block that may hold one of the largest, or a number near a target. */
-static void look(const Screened *in, long row, const double *x, long b, float least, float most,
-                 float enough, Sums *sums)
+static void look(const Screened *in, long row, long b, float least, float most, float enough,
+                 Doubts *doubts, Sums *sums)
 {
     long at = b * BLOCK, n = until(at, BLOCK, in->d_vocab) - at;
     const uint16_t *restrict z = in->z + row * in->d_vocab + at;
@@ -293,17 +316,11 @@ static void look(const Screened *in, long row, const double *x, long b, float le
         for (long v = 0; v < n; v++)
             doubt.of[v] |= (wide(z[v]) >= from) & (wide(z[v]) <= to);
     }
-    long list[BLOCK + 1], n_list = 0;
     for (long e = 0; e < BLOCK / 8; e++)
         if (doubt.eight[e])
             for (long v = e * 8; v < e * 8 + 8; v++)
                 if (doubt.of[v])
-                    list[n_list++] = at + v;
-    for (long i = 0; i < n_list; i++) {
-        if (i + 1 < n_list)
-            fetch(in->W + list[i + 1] * in->d_model, in->d_model);
-        decide(in, row, x, list[i], enough, low, high, sums);
-    }
+                    doubts->id[doubts->n++] = at + v;
 }
 
 static int screen_row(const Screened *in, long row, double *x, float *blocks, Cells out)
@@ -349,8 +366,12 @@ static int screen_row(const Screened *in, long row, double *x, float *blocks, Ce
     for (long t = 0; t < in->n_targets; t++)
         sums.at_target[t] = dot(x, in->W + target[t] * in->d_model, in->d_model) - sums.shift;
     float enough = (float)threshold(surely, n_blocks, in->k);
-    for (long b = 0; b < n_blocks; b++)
-        look(in, row, x, b, least[b], most[b], enough, &sums);
+    Doubts doubts = {.n = 0};
+    for (long b = 0; b < n_blocks; b++) {
+        look(in, row, b, least[b], most[b], enough, &doubts, &sums);
+        if (doubts.n > DOUBTS - BLOCK || b == n_blocks - 1)
+            decide_all(in, row, x, enough, &doubts, &sums);
+    }
     /* No cross-entropy: it is linear in the row, so the caller has it exactly. */
     store(out, row, in->n_targets, &sums.top, best, sums.total, sums.inner, 0, sums.at_target);
     out.log_z[row] = (float)(best + log(sums.total) + sums.shift);

@@ -61,7 +61,7 @@ def screened_readout(
     # In rows of float32: entry 0, the reference, and two entries of half the size.
     n_pos = max(1, min(n_rows, room // 3))
     tile = Tile(W_U, None, None, (1, n_pos), torch.float32)
-    rough = torch.empty(2 * n_pos, W_U.shape[1], dtype=torch.bfloat16)
+    rough = torch.empty(4 * n_pos, W_U.shape[1], dtype=torch.bfloat16)
     path = fastest_gemm(W_U, n_entries * n_rows)
     out = empty_cells(n_entries, n_rows, k, targets.shape[1], rows.device, torch.float32)
     error = torch.zeros(n_entries, n_rows)
@@ -70,8 +70,8 @@ def screened_readout(
         _exactly(tile, path, rows[:, span], targets[span], out, native, range(1), span)
         with gemm_path(path):
             mean = tile.reference[: span.stop - start] @ screen.W
-        for first in range(1, n_entries, 2):
-            group = slice(first, min(first + 2, n_entries))
+        for first in range(1, n_entries, 4):
+            group = slice(first, min(first + 4, n_entries))
             found = _screened(rows[group, span], screen, native, k, targets[span], rough)
             if found is None:
                 some = range(group.start, group.stop)

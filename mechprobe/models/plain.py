@@ -1,8 +1,9 @@
-"""A bridge's Hugging Face model without its hooks, for passes that need none or only the residuals.
+"""A bridge's Hugging Face model without its hooks, for passes that need none or only a few.
 
-Hooks that nobody uses cost a fifth of a pass of a small model, word by word. The twin shares every
-parameter with the bridge, and is trusted only after it has given the same logits, and the same
-residual streams where these are asked for.
+Hooks that nobody uses cost a fifth of a pass of a small model, word by word, and all scores of a
+long pass, written down for a hook, half of it. The twin shares every parameter with the bridge, and
+is trusted only after it has given the same logits, and the same residual streams, queries and keys
+where these are asked for.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from mechprobe.models.protocol import Model, Sink, input_device
 
 _CHECKED_TOKENS = 8
+# Of one layer: from here on it costs more to write them down than to go over them in pieces.
+_MANY_SCORES = 2**20
 # Both run the same operations, in float32 at least to rounding.
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 _HALF_TOLERANCE = 2e-2
@@ -133,13 +136,20 @@ class Plain:
 
 
 def _places(model: Any, twins: Mapping[int, nn.Module]) -> dict[str, Callable[[Sink], Any]]:
-    """Find the twins of the blocks, which give and take the residual stream."""
+    """Find the twins of the blocks, which give and take the residual stream, and of q and k."""
     places: dict[str, Callable[[Sink], Any]] = {}
+
+    def twin_of(bridge: Any) -> nn.Module | None:
+        return twins.get(id(getattr(bridge, "original_component", None)))
+
     for layer, bridge in enumerate(getattr(model, "blocks", ())):
-        block = twins.get(id(getattr(bridge, "original_component", None)))
-        if block is not None:
+        if block := twin_of(bridge):
             places[f"blocks.{layer}.hook_resid_pre"] = partial(_on_input, block)
             places[f"blocks.{layer}.hook_resid_post"] = partial(_on_output, block)
+        for name in ("q", "k"):
+            if projection := twin_of(getattr(getattr(bridge, "attn", None), name, None)):
+                place = partial(_on_heads, projection, int(model.cfg.d_head))
+                places[f"blocks.{layer}.attn.hook_{name}"] = place
     return places
 
 
@@ -157,6 +167,13 @@ def _on_output(block: nn.Module, sink: Sink) -> Any:
     return block.register_forward_hook(hook)
 
 
+def _on_heads(projection: nn.Module, d_head: int, sink: Sink) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:  # noqa: ARG001
+        sink(out.unflatten(-1, (-1, d_head)))
+
+    return projection.register_forward_hook(hook)
+
+
 def _note(heard: dict[str, Tensor], name: str, activation: Tensor, hook: Any) -> None:  # noqa: ARG001
     heard[name] = activation
 
@@ -171,7 +188,9 @@ def near(hooked: Float[Tensor, "..."], plain: Float[Tensor, "..."]) -> bool:
 _TWINS: "WeakKeyDictionary[Any, dict[str | None, Plain | None]]" = WeakKeyDictionary()
 
 
-def plain_model(model: Model, names: Collection[str] = ()) -> Plain | None:
+def plain_model(
+    model: Model, names: Collection[str] = (), *, n_scores: int = 0
+) -> Plain | None:
     """Return a bridge's model without hooks; None where that would not be it.
 
     It is not where somebody listens to a hook, where modules were moved between devices by
@@ -180,10 +199,22 @@ def plain_model(model: Model, names: Collection[str] = ()) -> Plain | None:
 
     Args:
         model: A ``TransformerBridge``.
-        names: Hooks whose activations it must be able to give: residual streams.
+        names: Hooks whose activations it must be able to give: residual streams, queries and keys.
+        n_scores: How many attention scores a layer will have; of many none is written down.
     """
-    twin = _checked(model, None, lambda twin: twin.compare(model))
-    return twin if twin and twin.same.issuperset({"logits", *names}) else None
+    wanted = {"logits", *names}
+    for attention in ("sdpa", None) if n_scores >= _MANY_SCORES and _in_pieces(model) else (None,):
+        twin = _checked(model, attention, lambda twin: twin.compare(model))
+        if twin and twin.same.issuperset(wanted):
+            return twin
+    return None
+
+
+def _in_pieces(model: Any) -> bool:
+    """Whether torch's attention is the model's own: it knows nothing of caps (Gemma 2)."""
+    hf = model.original_model
+    capped = getattr(hf.config.get_text_config(), "attn_logit_softcapping", None)
+    return bool(getattr(hf, "_supports_sdpa", False)) and not capped
 
 
 def trusted_body(

@@ -48,7 +48,8 @@ def run(
 
     A bridge is driven through its Hugging Face body, so that the unembedding runs over no more
     positions than ``logits`` asks for (on SmolLM2 it is half the cost of a forward pass). Its
-    products take the faster of torch's float32 paths, as the read-out does.
+    products take the faster of torch's float32 paths, as the read-out does; where nobody wants to
+    see its attention, long passes do not write down the scores.
 
     Args:
         model: Checked by ``require_model``.
@@ -73,7 +74,9 @@ def run(
             for.
     """
     edits = edit or {}
-    plain = plain_model(model, capture) if is_bridge(model) and not edits else None
+    plain = None
+    if is_bridge(model) and not edits:
+        plain = plain_model(model, capture, n_scores=_n_scores(model, ids, mask, cache))
     hooks = [(name, _as_hook(sink)) for name, sink in capture.items()]
     hooks += [(name, _as_edit(change)) for name, change in edits.items()]
     # ``hook_dict`` gathers every alias anew.
@@ -94,6 +97,12 @@ def run(
         msg = f"{model_name(model)} gave no key-value cache to continue from."
         raise NotImplementedError(msg)
     return done
+
+
+def _n_scores(model: Model, ids: Tensor, mask: Tensor | None, cache: Any) -> int:
+    before = 0 if cache is None else int(cache.get_seq_length())
+    total = before + ids.shape[1] if mask is None else mask.shape[1]
+    return ids.numel() * total * int(model.cfg.n_heads)
 
 
 def _as_hook(sink: Sink) -> Any:
