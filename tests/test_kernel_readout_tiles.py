@@ -56,13 +56,13 @@ def test_no_more_rows_at_once_than_there_is_room_for(
 def test_the_default_room(monkeypatch: pytest.MonkeyPatch) -> None:
     module = import_module("mechprobe.kernels.readout")
     shapes: list[tuple[int, int]] = []
-    shape_of = module._tile_shape
+    shape_of = module.tile_shape
 
     def watch(*args: int) -> tuple[int, int]:
         shapes.append(shape_of(*args))
         return shapes[-1]
 
-    monkeypatch.setattr(module, "_tile_shape", watch)
+    monkeypatch.setattr(module, "tile_shape", watch)
     problem = Problem(torch.randn(3, 5, 4), torch.randn(4, 70), None, None, 2)
     monkeypatch.setattr(module, "SCRATCH_BYTES", 6 * 70 * 4)
     problem.read()
@@ -87,4 +87,4 @@ def test_the_default_room(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_shape_of_a_tile(n_entries: int, n_rows: int, room: int, expected: tuple[int, int]) -> None:
     """Two thirds of the room for logits, spans of equal length."""
     module = import_module("mechprobe.kernels.readout")
-    assert module._tile_shape(n_entries, n_rows, room) == expected
+    assert module.tile_shape(n_entries, n_rows, room) == expected

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from mechprobe.bench.contender import Arrays
 
+# In this order each is loaded and run once: first those that need most memory.
 LENS_CONTENDERS = (
-    "mechprobe", "mechprobe screened", "transformer_lens", "hf_loop", "forward", "forward+gemm",
+    "mechprobe", "transformer_lens", "hf_loop", "mechprobe screened", "forward", "forward+gemm",
 )  # fmt: skip
 # Of other packages, which the extra "bench" installs as far as they install together.
 LENS_PEERS = ("nnsight", "nnterp", "tuned_lens", "interpreto")

@@ -164,11 +164,7 @@ class _TransformerLens(_Taker):
 
 
 class HuggingFaceLoop(_Taker):
-    """Plain Hugging Face and torch, one layer at a time, as most people write a lens.
-
-    Attention is eager, as in TransformerLens: the contenders must read the same residuals to be
-    compared, and the forward pass is a small part of the time.
-    """
+    """Plain Hugging Face and torch, one layer at a time, as most people write a lens."""
 
     outputs = "top-10, entropy, KL, rank of target, as tensors"
     norms = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
@@ -180,7 +176,7 @@ class HuggingFaceLoop(_Taker):
         logging.disable_progress_bar()
         folder = packaged_model()[0] if model == NAME else model
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager", use_safetensors=True
+            folder, dtype=torch.float32, use_safetensors=True
         )
         self.hf = self.model = loaded.eval()
         body = self.hf.base_model

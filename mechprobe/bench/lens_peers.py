@@ -55,7 +55,7 @@ class NNterp(HuggingFaceLoop):
         super().__init__(model)
         self.save: Any = _import("nnsight").save
         self.traced: Any = nnterp.StandardizedTransformer(
-            self.hf.config.name_or_path, dtype=torch.float32, attn_implementation="eager"
+            self.hf.config.name_or_path, dtype=torch.float32
         )
 
     @torch.no_grad()

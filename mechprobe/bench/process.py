@@ -48,9 +48,14 @@ class WorkerProcess:
     ) -> None:
         if kind is not None:
             self._process.kill()
-        # Closes the pipes and waits; at the end of its input a worker leaves by itself.
-        self._process.communicate()
-        self._log.close()
+        self.end()
+
+    def end(self) -> None:
+        """Let the worker go, and its memory with it."""
+        if not self._log.closed:
+            # Closes the pipes and waits; at the end of its input a worker leaves by itself.
+            self._process.communicate()
+            self._log.close()
 
     def receive(self) -> dict[str, Any]:
         """Wait for the next answer.

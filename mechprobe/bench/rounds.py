@@ -104,8 +104,12 @@ def run_rounds(
         for work in workloads:
             with ExitStack() as stack:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                entries = _start(kind, stack, names, model, work, folder)
-                lines += _warm_up(kind, entries, work, folder, bar)
+                entries: dict[str, Entry] = {}
+                for name in names:
+                    process = WorkerProcess(kind.name, name, model, work, folder / kind.input)
+                    entries[name] = _begun(name, stack.enter_context(process), folder)
+                    bar.update()
+                lines += _compared(kind, entries, work, folder)
                 _take_turns(entries, repeats, bar)
             rows += [_row(name, work, entries) for name in names]
             threads |= {entry.threads for entry in entries.values() if not entry.absent}
@@ -122,36 +126,28 @@ def _chosen(kind: Kind, contenders: Sequence[str] | None) -> list[str]:
     return [name for name in kind.contenders if name in asked or name == OURS]
 
 
-def _start(
-    kind: Kind, stack: ExitStack, names: list[str], model: str, work: str, folder: Path
-) -> dict[str, Entry]:
-    """Load one worker after the other: side by side they would measure a crowded machine."""
-    entries: dict[str, Entry] = {}
-    for name in names:
-        file = folder / kind.input
-        process = stack.enter_context(WorkerProcess(kind.name, name, model, work, file))
-        ready = process.receive()
-        absent = "absent" in ready
-        outputs = f"absent: {ready['absent']}" if absent else str(ready["outputs"])
-        entries[name] = Entry(process, outputs, int(ready.get("threads", 0)), absent)
-        entries[name].ours = name == OURS
-    return entries
+def _begun(name: str, process: WorkerProcess, folder: Path) -> Entry:
+    """Load a worker and run it once, before the next one takes memory; a slow one is done then."""
+    ready = process.receive()
+    absent = "absent" in ready
+    outputs = f"absent: {ready['absent']}" if absent else str(ready["outputs"])
+    entry = Entry(process, outputs, int(ready.get("threads", 0)), absent, ours=name == OURS)
+    if not absent:
+        entry.saved = folder / f"{name}.npz"
+        _run_once(name, entry, entry.saved)
+    if entry.slow:
+        process.end()
+    return entry
 
 
-def _warm_up(
-    kind: Kind, entries: dict[str, Entry], work: str, folder: Path, bar: "tqdm[Any]"
-) -> list[Comparison]:
+def _compared(kind: Kind, entries: dict[str, Entry], work: str, folder: Path) -> list[Comparison]:
     import numpy as np
 
     found: dict[str, Arrays] = {}
-    for i, (name, entry) in enumerate(entries.items()):
-        saved = folder / f"{i}.npz"
-        if not entry.absent:
-            _run_once(name, entry, saved)
-        if saved.exists():
-            with np.load(saved) as arrays:
+    for name, entry in entries.items():
+        if entry.saved is not None and entry.saved.exists():
+            with np.load(entry.saved) as arrays:
                 found[name] = dict(arrays)
-        bar.update()
     ours, process = found.pop(OURS), entries[OURS].process
     return [
         line

@@ -106,7 +106,7 @@ def readout(
         targets = torch.empty(n_rows, 0, dtype=torch.long, device=rows.device)
     dtype = torch.promote_types(rows.dtype, torch.float32)
     room = (scratch_bytes or SCRATCH_BYTES) // (W_U.shape[1] * dtype.itemsize)
-    n_group, n_pos = _tile_shape(n_entries, n_rows, room)
+    n_group, n_pos = tile_shape(n_entries, n_rows, room)
     path = gemm or fastest_gemm(W_U, steps * n_entries * n_rows)
     tile = (buffers or Buffers()).tile(W_U, b_U, transform, (n_group, n_pos), dtype)
     out = empty_cells(n_entries, n_rows, k, targets.shape[1], rows.device, dtype)
@@ -135,7 +135,7 @@ def put(out: Readout, found: Found) -> None:
         getattr(out, name).copy_(values)
 
 
-def _tile_shape(n_entries: int, n_rows: int, room: int) -> tuple[int, int]:
+def tile_shape(n_entries: int, n_rows: int, room: int) -> tuple[int, int]:
     """Return how many entries of how many positions to read at once.
 
     Args:

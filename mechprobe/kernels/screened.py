@@ -13,6 +13,7 @@ from mechprobe.kernels.readout import (
     empty_cells,
     part_of,
     put,
+    tile_shape,
     with_divergence,
 )
 from mechprobe.kernels.screen import Screen
@@ -58,10 +59,10 @@ def screened_readout(
     n_entries, n_rows, _ = rows.shape
     W_U = screen.W.mT
     room = (scratch_bytes or SCRATCH_BYTES) // (4 * W_U.shape[1])
-    # In rows of float32: entry 0, the reference, and two entries of half the size.
-    n_pos = max(1, min(n_rows, room // 3))
-    tile = Tile(W_U, None, None, (1, n_pos), torch.float32)
-    rough = torch.empty(4 * n_pos, W_U.shape[1], dtype=torch.bfloat16)
+    n_group, n_pos = tile_shape(n_entries, n_rows, room)
+    tile = Tile(W_U, None, None, (n_group, n_pos), torch.float32)
+    # Numbers of half the size: twice as many entries in the same place.
+    rough = tile.product.view(torch.bfloat16).view(-1, W_U.shape[1])
     path = fastest_gemm(W_U, n_entries * n_rows)
     out = empty_cells(n_entries, n_rows, k, targets.shape[1], rows.device, torch.float32)
     error = torch.zeros(n_entries, n_rows)
@@ -70,8 +71,8 @@ def screened_readout(
         _exactly(tile, path, rows[:, span], targets[span], out, native, range(1), span)
         with gemm_path(path):
             mean = tile.reference[: span.stop - start] @ screen.W
-        for first in range(1, n_entries, 4):
-            group = slice(first, min(first + 4, n_entries))
+        for first in range(1, n_entries, 2 * n_group):
+            group = slice(first, min(first + 2 * n_group, n_entries))
             found = _screened(rows[group, span], screen, native, k, targets[span], rough)
             if found is None:
                 some = range(group.start, group.stop)

@@ -188,9 +188,7 @@ def near(hooked: Float[Tensor, "..."], plain: Float[Tensor, "..."]) -> bool:
 _TWINS: "WeakKeyDictionary[Any, dict[str | None, Plain | None]]" = WeakKeyDictionary()
 
 
-def plain_model(
-    model: Model, names: Collection[str] = (), *, n_scores: int = 0
-) -> Plain | None:
+def plain_model(model: Model, names: Collection[str] = (), *, n_scores: int = 0) -> Plain | None:
     """Return a bridge's model without hooks; None where that would not be it.
 
     It is not where somebody listens to a hook, where modules were moved between devices by
