@@ -53,6 +53,30 @@ def test_no_more_rows_at_once_than_there_is_room_for(
     assert sum(seen) == 15
 
 
+@pytest.mark.parametrize("scratch_rows", [None, 4, 9])
+def test_a_last_entry_that_is_the_reference_is_read_once(
+    scratch_rows: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = import_module("mechprobe.kernels.readout")
+    rows, targets = torch.randn(4, 5, 4).double(), torch.randint(70, (5, 2))
+    rows[3] = rows[0]
+    n_read = 0
+    multiply = module.Tile.multiply
+
+    def count(self: Any, x: Tensor, path: Any) -> Tensor:
+        nonlocal n_read
+        n_read += x.shape[0] * x.shape[1]
+        return multiply(self, x, path)
+
+    monkeypatch.setattr(module.Tile, "multiply", count)
+    problem = Problem(rows, torch.randn(4, 70).double(), None, targets, 3, None, scratch_rows)
+    assert_loops_agree(problem, atol=1e-12)
+    assert n_read == 15
+    rows[3, 0, 0] = torch.nextafter(rows[0, 0, 0], torch.tensor(9.0).double())
+    assert_loops_agree(problem, atol=1e-12)
+    assert n_read == 15 + 20
+
+
 def test_the_default_room(monkeypatch: pytest.MonkeyPatch) -> None:
     module = import_module("mechprobe.kernels.readout")
     shapes: list[tuple[int, int]] = []

@@ -101,7 +101,8 @@ def readout(
         >>> out.top_id.flatten().tolist(), out.target_rank.flatten().tolist()
         ([0, 0], [1, 0])
     """
-    n_entries, n_rows, _ = rows.shape
+    n_all, n_rows, _ = rows.shape
+    n_entries = n_distinct(rows)
     if targets is None:
         targets = torch.empty(n_rows, 0, dtype=torch.long, device=rows.device)
     dtype = torch.promote_types(rows.dtype, torch.float32)
@@ -109,7 +110,7 @@ def readout(
     n_group, n_pos = tile_shape(n_entries, n_rows, room)
     path = gemm or fastest_gemm(W_U, steps * n_entries * n_rows)
     tile = (buffers or Buffers()).tile(W_U, b_U, transform, (n_group, n_pos), dtype)
-    out = empty_cells(n_entries, n_rows, k, targets.shape[1], rows.device, dtype)
+    out = empty_cells(n_all, n_rows, k, targets.shape[1], rows.device, dtype)
     n_logits = steps * n_entries * n_rows * W_U.shape[1]
     native = chooser.get(tile.product, n_logits, k, targets.shape[1])
     # Positions outside, entries inside: the reference distribution is made once per position.
@@ -119,13 +120,24 @@ def readout(
             group = slice(first, min(first + n_group, n_entries))
             z = tile.multiply(rows[group, span], path)
             tile.read(z, targets[span], part_of(out, group, span), native, is_first=first == 0)
-    return with_divergence(out)
+    return completed(out, n_entries)
 
 
-def with_divergence(out: Readout) -> Readout:
-    """Turn cross-entropies from the reference into divergences."""
+def n_distinct(rows: Float[Tensor, "entry row d_model"]) -> int:
+    """Return how many entries to read: a last one that is the reference again is not read twice.
+
+    It is where all layers of a residual stream are asked for.
+    """
+    return len(rows) - (len(rows) > 1 and torch.equal(rows[0], rows[-1]))
+
+
+def completed(out: Readout, n_read: int) -> Readout:
+    """Turn cross-entropies from the reference into divergences, and repeat it where it is last."""
     out.kl.sub_(out.entropy[0].clone()).clamp_(min=0.0)
     out.kl[0] = 0.0
+    for name in Readout.__dataclass_fields__:
+        values = getattr(out, name)
+        values[n_read:] = values[:1]
     return out
 
 

@@ -31,7 +31,7 @@ _POWERS = 6
 _COLUMNS_SEEN = 4096
 # Columns that take a shift off every logit of a row; three would do, sixteen keep the product fast.
 _SHIFT = 16
-_COLUMNS_AT_ONCE = 64 * BLOCK
+_COLUMNS_AT_ONCE = 8 * BLOCK
 # Norms and bounds are themselves rounded.
 _MARGIN = 1.0001
 

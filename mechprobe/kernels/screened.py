@@ -10,11 +10,12 @@ from mechprobe.kernels.readout import (
     SCRATCH_BYTES,
     Readout,
     Tile,
+    completed,
     empty_cells,
+    n_distinct,
     part_of,
     put,
     tile_shape,
-    with_divergence,
 )
 from mechprobe.kernels.screen import Screen
 
@@ -56,7 +57,8 @@ def screened_readout(
     Returns:
         The readout; :math:`\epsilon`, the largest error that any rough logit of a row may have.
     """
-    n_entries, n_rows, _ = rows.shape
+    n_all, n_rows, _ = rows.shape
+    n_entries = n_distinct(rows)
     W_U = screen.W.mT
     room = (scratch_bytes or SCRATCH_BYTES) // (4 * W_U.shape[1])
     n_group, n_pos = tile_shape(n_entries, n_rows, room)
@@ -64,8 +66,8 @@ def screened_readout(
     # Numbers of half the size: twice as many entries in the same place.
     rough = tile.product.view(torch.bfloat16).view(-1, W_U.shape[1])
     path = fastest_gemm(W_U, n_entries * n_rows)
-    out = empty_cells(n_entries, n_rows, k, targets.shape[1], rows.device, torch.float32)
-    error = torch.zeros(n_entries, n_rows)
+    out = empty_cells(n_all, n_rows, k, targets.shape[1], rows.device, torch.float32)
+    error = torch.zeros(n_all, n_rows)
     for start in range(0, n_rows, n_pos):
         span = slice(start, min(start + n_pos, n_rows))
         _exactly(tile, path, rows[:, span], targets[span], out, native, range(1), span)
@@ -81,7 +83,7 @@ def screened_readout(
             put(part_of(out, group, span), found[0])
             out.kl[group, span] = out.log_z[group, span] - (rows[group, span] * mean).sum(-1)
             error[group, span] = found[1]
-    return with_divergence(out), error
+    return completed(out, n_entries), error
 
 
 def _exactly(
