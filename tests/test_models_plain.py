@@ -116,6 +116,42 @@ def test_packed_queries_and_keys_come_from_the_bridge(tiny: Callable[..., Any]) 
     assert plain_model(tiny("gpt2", sharpness=OWN), ["blocks.0.attn.hook_q"]) is None
 
 
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_pass_that_only_listens_ends_when_all_is_heard(
+    tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, *, hooked: bool
+) -> None:
+    from mechprobe.models import run
+    from mechprobe.models.plain import plain_model
+
+    model = tiny("llama", sharpness=OWN)
+    twin = plain_model(model)
+    assert twin is not None
+    blocks: Any = model.original_model if hooked else twin.body
+    last = blocks.base_model.layers[-1]
+    if hooked:
+        last = last.original_component
+    n_calls, forward = 0, type(last).forward
+
+    def count(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal n_calls
+        n_calls += self is last
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(last), "forward", count)
+    first, kept = "blocks.0.hook_resid_post", list[Tensor]()
+    capture: dict[str, Callable[[Tensor], None]] = {first: kept.append}
+    if hooked:
+        capture[_BETWEEN] = kept.append
+    run(model, IDS, capture)
+    assert len(kept) == len(capture)
+    assert n_calls == 0
+    assert run(model, IDS, capture, keep_cache=True).cache is not None
+    assert run(model, IDS, capture, logits="last").logits is not None
+    run(model, IDS, {**capture, "blocks.2.hook_resid_post": lambda _: None})
+    assert n_calls == 3
+    assert torch.equal(kept[0], kept[len(capture)])
+
+
 def test_a_sink_that_raises_leaves_no_hook_behind(tiny: Callable[..., Any]) -> None:
     from mechprobe.models import run
     from mechprobe.models.plain import plain_model

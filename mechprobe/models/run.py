@@ -3,8 +3,9 @@
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -49,7 +50,8 @@ def run(
     A bridge is driven through its Hugging Face body, so that the unembedding runs over no more
     positions than ``logits`` asks for (on SmolLM2 it is half the cost of a forward pass). Its
     products take the faster of torch's float32 paths, as the read-out does; where nobody wants to
-    see its attention, long passes do not write down the scores.
+    see its attention, long passes do not write down the scores. A pass that only listens ends
+    behind the last layer that is listened to.
 
     Args:
         model: Checked by ``require_model``.
@@ -74,6 +76,8 @@ def run(
             for.
     """
     edits = edit or {}
+    if capture and not edits and logits == "none" and cache is None and not keep_cache:
+        capture = _until_heard(capture)
     plain = None
     if is_bridge(model) and not edits:
         plain = plain_model(model, capture, n_scores=_n_scores(model, ids, mask, cache))
@@ -88,7 +92,8 @@ def run(
     W_U: Any = getattr(model, "W_U", None)
     path = "default" if W_U is None else fastest_gemm(W_U, ids.numel())
     hooked = model.hooks(fwd_hooks=hooks) if plain is None else plain.listening(capture)
-    with gemm_path(path), hooked, _heeded(model, edits):
+    done = Run(None, None)
+    with gemm_path(path), hooked, _heeded(model, edits), suppress(_EnoughError):
         if is_bridge(model):
             done = _run_bridge(model, plain, ids, mask, positions, logits, cache, keep_cache)
         else:
@@ -97,6 +102,23 @@ def run(
         msg = f"{model_name(model)} gave no key-value cache to continue from."
         raise NotImplementedError(msg)
     return done
+
+
+class _EnoughError(Exception):
+    """Every sink was called; the layers behind have nothing to say."""
+
+
+def _until_heard(capture: Mapping[str, Sink]) -> dict[str, Sink]:
+    """Return sinks the last of which ends the pass."""
+    missing = set(capture)
+
+    def heard(name: str, activation: Tensor) -> None:
+        capture[name](activation)
+        missing.discard(name)
+        if not missing:
+            raise _EnoughError
+
+    return {name: partial(heard, name) for name in capture}
 
 
 def _n_scores(model: Model, ids: Tensor, mask: Tensor | None, cache: Any) -> int:
