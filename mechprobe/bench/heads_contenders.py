@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mechprobe import tasks
-from mechprobe.bench.contender import Arrays, Contender
+from mechprobe.bench.contender import AbsentError, Arrays, Contender
 from mechprobe.bench.workload import heads_workload
 from mechprobe.heads import qk_scores
 from mechprobe.heads.lead import shared_lead
@@ -26,6 +26,8 @@ _INTRODUCTION = (
     "Read the theory and judge the statement behind it. Everything that follows from the theory is "
     "true, and what it rules out is false.\n"
 )
+# Of more in all, only the fastest way of the peer is timed, which takes minutes itself.
+_MANY_TOKENS = 50_000
 
 
 def questions(work: str) -> tasks.Task:
@@ -81,6 +83,14 @@ class _RunWithCache(_Taker):
     outputs = "QK-scores of all heads, as a tensor; every activation cached, one text at a time"
     batch = 1
     names: Callable[[str], bool] | None = None
+    reads_all = False
+
+    def take(self, file: Path) -> None:
+        super().take(file)
+        n_tokens = 2 * sum(len(p.ids) for p in self.places)
+        if not self.reads_all and n_tokens > _MANY_TOKENS:
+            msg = f"slower than one by one with q and k only, which read {n_tokens:,} tokens"
+            raise AbsentError(msg)
 
     def forward(self) -> None:
         """Run the longest texts: those of no other batch take as much memory."""
@@ -135,11 +145,13 @@ def _q_or_k(name: str) -> bool:
 class _OnlyQK(_RunWithCache):
     outputs = "QK-scores of all heads, as a tensor; only q and k cached, one text at a time"
     names = staticmethod(_q_or_k)
+    reads_all = True
 
 
 class _OnlyQKBatched(_OnlyQK):
     outputs = "QK-scores of all heads, as a tensor; only q and k cached, 8 texts of like length"
     batch = 8
+    reads_all = False
 
 
 class _Forward(_Taker):

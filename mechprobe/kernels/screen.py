@@ -8,11 +8,11 @@ the error of a sum of products in float32,
     |x \cdot w - \tilde x \cdot \tilde w| \le \|x\| \|\delta_w\| + \|\delta_x\| \|\tilde w\|
     + \gamma \|\tilde x\| \|\tilde w\|
 
-by Cauchy and Schwarz. Rows of a residual stream lie mostly along a few directions :math:`Q`, so
-their part in these, :math:`(x Q)(Q^\top w)`, is multiplied in two parts each, which hold twice the
-digits, and the bound is over what is left of :math:`x`: less than half of it in SmolLM2. Ids that
-the bound does not exclude from the k most likely ones, or does not put on one side of a target, are
-multiplied again in float64.
+by Cauchy and Schwarz. Rows of a residual stream, and columns of an unembedding, lie mostly along a
+few directions :math:`Q`, so their parts in these, :math:`(x Q)(Q^\top w)`, are multiplied in two
+parts each, which hold twice the digits, and the bound is over what is left of both: two fifths of
+it in SmolLM2. Ids that the bound does not exclude from the k most likely ones, or does not put on
+one side of a target, are multiplied again in float64.
 """
 
 import ctypes
@@ -60,12 +60,12 @@ class Screen:
     Attributes:
         W: The unembedding itself, a column behind the other.
         directions: Directions that are multiplied in two parts.
-        parts: Rounded columns; their part in the directions, rounded, what that left, rounded,
-            and the first once more; -1 to take a shift off.
-        size: Norm of each rounded column.
+        parts: Columns without their part in the directions, rounded; that part, rounded; what
+            that took from it, rounded; the part once more; -1 to take a shift off.
+        size: Norm of the first of these, for each column.
         widest: The largest of each block.
-        ratios: Over a column's own, at most: norm of the column; what rounding took from it; from
-            its part in the directions, once and twice; of the whole of ``parts``.
+        ratios: Norms over that, at most: of the column; of its part in the directions; of what
+            rounding took from the rest, and from the part, once and twice; of all of ``parts``.
     """
 
     W: Float[Tensor, "d_vocab d_model"]
