@@ -152,6 +152,7 @@ def bench_all(
     peers: bool = False,
     json: bool = False,
     html: Path | None = None,
+    image: Path | None = None,
 ) -> int:
     """Time lens, heads and worlds one after the other, on the models of the package.
 
@@ -160,15 +161,16 @@ def bench_all(
         peers: Also time other packages' lenses, where they are installed (extra "bench").
         json: Print the reports as one JSON list and nothing else.
         html: Write the reports as one page here.
+        image: Write a picture of the lens' ratios here (.png or .svg; needs the extra "image").
     """
     from mechprobe.bench import run_heads_bench, run_lens_bench, run_world_bench
 
-    require_folders(html)
+    _require(html, image)
     return _deliver(
         run_lens_bench(repeats=repeats, peers=peers, progress=not json),
         run_heads_bench(repeats=repeats, progress=not json),
         run_world_bench(repeats=repeats, progress=not json),
-        json=json, html=html,
+        json=json, html=html, image=image,
     )  # fmt: skip
 
 
