@@ -89,7 +89,7 @@ class _RunWithCache(_Taker):
         super().take(file)
         n_tokens = 2 * sum(len(p.ids) for p in self.places)
         if not self.reads_all and n_tokens > _MANY_TOKENS:
-            msg = f"slower than one by one with q and k only, which read {n_tokens:,} tokens"
+            msg = f"left out at {n_tokens:,} tokens, where q and k one by one takes minutes"
             raise AbsentError(msg)
 
     def forward(self) -> None:

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from mechprobe.plots.style import CATEGORIES, INK, styled
 from mechprobe.plots.text import markup
 
-_ROW, _PANEL = 30, 400
+_ROW, _PANEL = 30, 430
 _GROWTH_ROW, _HEAD = 270, 140
 _MEASURED, _THEORY = (
     "measured: median, least to most (hollow: not fitted)",
@@ -59,7 +59,7 @@ def bench_figure(
     """
     panels = list(dict.fromkeys(workloads))
     figure = make_subplots(1, len(panels), subplot_titles=[markup(p) for p in panels],
-                           horizontal_spacing=0.22 / len(panels) + 0.06)  # fmt: skip
+                           horizontal_spacing=0.26 / len(panels) + 0.06)  # fmt: skip
     most = 0
     for column, panel in enumerate(panels, 1):
         rows = [
@@ -72,7 +72,9 @@ def bench_figure(
             x=[ratio for _, ratio in rows],
             y=[markup(name) for name, _ in rows],
             orientation="h",
-            marker={"color": [CATEGORIES[1] if n == "mechprobe" else INK for n, _ in rows]},
+            marker={
+                "color": [CATEGORIES[1] if n.startswith("mechprobe") else INK for n, _ in rows]
+            },
             text=[f"{ratio:.2f}x" for _, ratio in rows],
             textposition="outside",
             cliponaxis=False,
@@ -84,7 +86,7 @@ def bench_figure(
         figure.update_xaxes(range=[0, 1.2 * largest], row=1, col=column)
     styled(figure, markup(title), markup(subtitle), height=150 + _ROW * most)
     figure.update_layout(
-        width=120 + _PANEL * len(panels), margin={"l": 130, "r": 30, "t": 96, "b": 44},
+        width=120 + _PANEL * len(panels), margin={"l": 160, "r": 30, "t": 96, "b": 44},
         showlegend=False, bargap=0.3,
     )  # fmt: skip
     figure.update_xaxes(title="times mechprobe's time")
