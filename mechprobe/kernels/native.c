@@ -18,7 +18,7 @@ static long thread(void) { return 0; }
 #define CHUNK 1024 /* columns summed in float before they are added in double */
 #define MAX_TOP 64
 #define MAX_TARGETS 16
-#define DOUBTS 1024 /* columns that are gathered before they are multiplied again */
+#define DOUBTS 1024 /* columns gathered before they are multiplied again */
 #define AHEAD 4     /* columns asked for before they are needed */
 /* Half a unit in the last place of bfloat16, and 1 % for the roundings of the comparison itself. */
 #define OUT_ERROR (0x1p-8f * 1.01f)
@@ -208,10 +208,11 @@ static inline float must_exceed(float value, float error)
     return y * (y >= 0 ? under : over);
 }
 
-/* Columns to be multiplied again, in their order. */
+/* Columns to be multiplied again, in their order; a bit for each target that one is close to. */
 typedef struct {
     long n;
     int64_t id[DOUBTS];
+    uint16_t close[DOUBTS];
 } Doubts;
 
 /* In 32 sums side by side: added one after the other, each addition would wait for the last. */
@@ -240,17 +241,16 @@ static inline void fetch(const float *w, long n)
 }
 
 /* Multiply again a number that is undecided, and put it in the place of the rough one. */
-static void decide(const Screened *in, long row, const double *x, long v, float enough, Sums *sums)
+static void decide(const Screened *in, long row, const double *x, long v, int close, float enough,
+                   Sums *sums)
 {
     float f = wide(in->z[row * in->d_vocab + v]);
     float error = in->share[row] * in->size[v] + OUT_ERROR * fabsf(f);
-    float of_block = in->share[row] * in->widest[v / BLOCK];
     const int64_t *target = in->targets + (row % in->n_pos) * in->n_targets;
     int needed = f + error >= enough, near[MAX_TARGETS];
     for (long t = 0; t < in->n_targets; t++) {
         float than = (float)sums->at_target[t];
-        near[t] = f >= may_reach(than, of_block) && f <= must_exceed(than, of_block) &&
-                  v != target[t] && f + error >= than;
+        near[t] = (close >> t & 1) && v != target[t] && f + error >= than;
         int surely = near[t] && f - error > than;
         sums->above[t] += surely;
         needed |= near[t] &= !surely;
@@ -267,7 +267,6 @@ static void decide(const Screened *in, long row, const double *x, long v, float 
     sums->inner += p_fine * fine - p_rough * rough;
 }
 
-/* Decide what was found doubtful, in the order it was found. */
 static void decide_all(const Screened *in, long row, const double *x, float enough, Doubts *doubts,
                        Sums *sums)
 {
@@ -276,7 +275,7 @@ static void decide_all(const Screened *in, long row, const double *x, float enou
     for (long i = 0; i < doubts->n; i++) {
         if (i + AHEAD < doubts->n)
             fetch(in->W + doubts->id[i + AHEAD] * in->d_model, in->d_model);
-        decide(in, row, x, doubts->id[i], enough, sums);
+        decide(in, row, x, doubts->id[i], doubts->close[i], enough, sums);
     }
     doubts->n = 0;
 }
@@ -319,8 +318,13 @@ static void look(const Screened *in, long row, long b, float least, float most, 
     for (long e = 0; e < BLOCK / 8; e++)
         if (doubt.eight[e])
             for (long v = e * 8; v < e * 8 + 8; v++)
-                if (doubt.of[v])
+                if (doubt.of[v]) {
+                    unsigned close = 0;
+                    for (long t = 0; t < in->n_targets; t++)
+                        close |= (unsigned)(wide(z[v]) >= low[t] && wide(z[v]) <= high[t]) << t;
+                    doubts->close[doubts->n] = (uint16_t)close;
                     doubts->id[doubts->n++] = at + v;
+                }
 }
 
 static int screen_row(const Screened *in, long row, double *x, float *blocks, Cells out)

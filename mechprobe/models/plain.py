@@ -143,11 +143,12 @@ def _places(model: Any, twins: Mapping[int, nn.Module]) -> dict[str, Callable[[S
         return twins.get(id(getattr(bridge, "original_component", None)))
 
     for layer, bridge in enumerate(getattr(model, "blocks", ())):
-        if block := twin_of(bridge):
+        if (block := twin_of(bridge)) is not None:
             places[f"blocks.{layer}.hook_resid_pre"] = partial(_on_input, block)
             places[f"blocks.{layer}.hook_resid_post"] = partial(_on_output, block)
         for name in ("q", "k"):
-            if projection := twin_of(getattr(getattr(bridge, "attn", None), name, None)):
+            projection = twin_of(getattr(getattr(bridge, "attn", None), name, None))
+            if projection is not None:
                 place = partial(_on_heads, projection, int(model.cfg.d_head))
                 places[f"blocks.{layer}.attn.hook_{name}"] = place
     return places
