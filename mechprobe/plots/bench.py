@@ -68,22 +68,7 @@ def bench_figure(
             if work == panel and ratio == ratio
         ][::-1]
         most = max(most, len(rows))
-        figure.add_bar(
-            x=[ratio for _, ratio in rows],
-            y=[markup(name) for name, _ in rows],
-            orientation="h",
-            marker={
-                "color": [CATEGORIES[1] if n.startswith("mechprobe") else INK for n, _ in rows]
-            },
-            text=[f"{ratio:.2f}x" for _, ratio in rows],
-            textposition="outside",
-            cliponaxis=False,
-            hovertemplate="%{y}: %{x:.2f}x<extra></extra>",
-            row=1,
-            col=column,
-        )
-        largest = max((ratio for _, ratio in rows), default=1.0)
-        figure.update_xaxes(range=[0, 1.2 * largest], row=1, col=column)
+        _bars(figure, rows, column)
     styled(figure, markup(title), markup(subtitle), height=150 + _ROW * most)
     figure.update_layout(
         width=120 + _PANEL * len(panels), margin={"l": 160, "r": 30, "t": 96, "b": 44},
@@ -92,6 +77,23 @@ def bench_figure(
     figure.update_xaxes(title="times mechprobe's time")
     figure.update_annotations(font={"size": 13})
     return figure
+
+
+def _bars(figure: go.Figure, rows: Sequence[tuple[str, float]], column: int) -> None:
+    figure.add_bar(
+        x=[ratio for _, ratio in rows],
+        y=[markup(name) for name, _ in rows],
+        orientation="h",
+        marker={"color": [CATEGORIES[1] if n.startswith("mechprobe") else INK for n, _ in rows]},
+        text=[f"{ratio:.2f}x" for _, ratio in rows],
+        textposition="outside",
+        cliponaxis=False,
+        hovertemplate="%{y}: %{x:.2f}x<extra></extra>",
+        row=1,
+        col=column,
+    )
+    largest = max((ratio for _, ratio in rows), default=1.0)
+    figure.update_xaxes(range=[0, 1.2 * largest], row=1, col=column)
 
 
 def growth_figure(panels: Sequence[Panel], title: str, subtitle: str) -> go.Figure:
