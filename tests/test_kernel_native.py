@@ -11,19 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.compiler import compiler_or_skip
 from tests.test_kernel_readout import Problem, assert_loops_agree, problems
 
 
 @pytest.fixture(scope="module")
 def native() -> Any:
-    from mechprobe.kernels.native import compiled
-
-    try:
-        return compiled()
-    except RuntimeError as error:
-        if "no C compiler" not in str(error):
-            raise
-        pytest.skip("no C compiler on this machine; torch's steps are then used")
+    return compiler_or_skip()
 
 
 @st.composite
@@ -126,7 +120,7 @@ class Trials:
         self.compiled, self.ratio = 0, 2.0
         self.error: Exception | None = None
         monkeypatch.setattr(native, "WORTH_COMPILING", 1000)
-        monkeypatch.setattr(native, "compiled", self.compile)
+        monkeypatch.setattr(native, "reductions", self.compile)
         monkeypatch.setattr(native, "trial", self.trial)
         self.chooser = native.Chooser()
 
@@ -173,7 +167,7 @@ def test_each_thread_count_is_tried_on_its_own(trials: Trials) -> None:
     assert trials.get(1000) is None
     torch.set_num_threads(before)
     assert trials.get(1000) is trials.native
-    assert trials.compiled == 1
+    assert trials.compiled == 2
 
 
 def test_what_is_not_faster_is_not_used(trials: Trials) -> None:
@@ -202,27 +196,6 @@ def test_a_failure_is_kept_logged_and_not_repeated(
     assert trials.compiled == 1
     assert trials.chooser.failure == "RuntimeError: out of luck"
     assert "reductions in torch's steps: RuntimeError: out of luck" in caplog.text
-
-
-def test_without_a_compiler_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mechprobe.kernels import native
-
-    def nowhere(name: str) -> None:  # noqa: ARG001
-        return None
-
-    monkeypatch.setattr(native.shutil, "which", nowhere)
-    with pytest.raises(RuntimeError, match="no C compiler was found"):
-        native.compiled()
-
-
-def test_a_compiler_that_refuses_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mechprobe.kernels import native
-
-    monkeypatch.setattr(native, "_FLAGS", ("--no-such-flag",))
-    if not any(native.shutil.which(c) for c in ("cc", "gcc", "clang")):
-        pytest.skip("no C compiler on this machine")
-    with pytest.raises(RuntimeError, match=r"failed: .*no-such-flag"):
-        native.compiled()
 
 
 @pytest.mark.parametrize("field", range(7))

@@ -1,11 +1,15 @@
 """``logit_lens(screen=True)``: exact ids and ranks, and the cost of the rest in the result."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+
+from tests.compiler import compiler_or_skip
+from tests.tiny import save_tiny
 
 RAGGED = [[5, 9, 100, 42, 7, 3, 250], [8, 8, 31], [77], [4, 3, 2, 9]]
 ERROR = ("screen_logit_bound", "screen_entropy_error", "screen_kl_error", "screen_cells")
@@ -20,14 +24,7 @@ def _lens(model: Any, prompts: Any = None, **options: Any) -> Any:
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiler() -> None:
-    from mechprobe.kernels.native import chooser
-
-    try:
-        chooser.now()
-    except RuntimeError as error:
-        if "no C compiler" not in str(error):
-            raise
-        pytest.skip("no C compiler on this machine; nothing can then be screened")
+    compiler_or_skip()
 
 
 @pytest.mark.parametrize("options", [{}, {"scratch_mb": 0.01}, {"targets": None}, {"layers": [0]}])
@@ -83,8 +80,7 @@ def test_too_much_is_refused(tiny_model: Any, change: dict[str, Any], message: s
 def test_what_cannot_be_screened_is_refused(
     tiny: Any, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mechprobe.kernels.native import chooser
-
+    screening = import_module("mechprobe.lens.screening")
     capped, half = tiny("gemma2"), tiny("llama", dtype=torch.bfloat16)
     with pytest.raises(NotImplementedError, match="adds a bias to its logits, or caps or scales"):
         _lens(capped, screen=True)
@@ -95,7 +91,7 @@ def test_what_cannot_be_screened_is_refused(
         msg = "no C compiler was found (CC, cc, gcc, clang)."
         raise RuntimeError(msg)
 
-    monkeypatch.setattr(chooser, "now", none)
+    monkeypatch.setattr(screening, "reductions", none)
     with pytest.raises(NotImplementedError, match=r"its part in C cannot be compiled .no C"):
         _lens(tiny_model, screen=True)
 
@@ -104,7 +100,7 @@ def test_what_cannot_be_screened_is_refused(
 def test_the_packaged_model_is_read_in_the_order_of_float64(smollm2: Any) -> None:
     """Every cell of 40 positions, all layers, against float64 products of the same rows."""
     from mechprobe.kernels import readout
-    from mechprobe.kernels.native import chooser
+    from mechprobe.kernels.native import reductions
     from mechprobe.kernels.screen import screen_of
     from mechprobe.kernels.screened import screened_readout
     from mechprobe.lens.logit_lens import lens_reader
@@ -114,8 +110,61 @@ def test_the_packaged_model_is_read_in_the_order_of_float64(smollm2: Any) -> Non
     rows, _ = reader.rows(ids[:, :-1], torch.arange(40)[None], check=True)
     rows, W_U = rows[:, 0], reader.path.W_U
     targets = ids[0, 1:, None]
-    screen = screen_of(W_U, rows.flatten(0, 1))
-    found, _ = screened_readout(rows, screen, chooser.now(), k=10, targets=targets)
+    found, _ = screened_readout(rows, screen_of(W_U), reductions(), k=10, targets=targets)
     want = readout(rows[1:].double(), W_U.double(), k=10, targets=targets)
     assert torch.equal(found.top_id[1:], want.top_id)
     assert torch.equal(found.target_rank[1:], want.target_rank)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Any:
+    """A model that no other test has."""
+    from mechprobe.models import load_model
+
+    return load_model(save_tiny(tmp_path / "own", "llama"), device="cpu", dtype=torch.float32)
+
+
+def test_the_rounded_unembedding_is_kept_with_the_model(own: Any) -> None:
+    from mechprobe.lens.screening import kept_screen
+    from mechprobe.models import unembedding
+
+    W_U = unembedding(own).W_U
+    first = kept_screen(own, W_U)
+    assert kept_screen(own, unembedding(own).W_U) is first
+    # Columns that lie across each other are copied, and not kept.
+    across = W_U.contiguous()
+    assert kept_screen(own, across) is not kept_screen(own, across)
+
+
+@pytest.mark.parametrize("past_its_count", [False, True])
+def test_weights_that_changed_are_rounded_again(own: Any, *, past_its_count: bool) -> None:
+    """Also where they were written to behind torch's back."""
+    before = _lens(own, screen=True).data
+    weight = own.W_U.detach()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        noise = torch.randn(weight.shape, generator=generator) * 0.1
+        if past_its_count:
+            np.asarray(weight)[...] += noise.numpy()
+        else:
+            weight += noise
+    screened, plain = (_lens(own, screen=x).data for x in (True, False))
+    np.testing.assert_array_equal(screened["top_token"], plain["top_token"])
+    assert bool((screened["top_token"] != before["top_token"]).any())
+
+
+def test_the_rounded_unembedding_goes_with_the_model(tmp_path: Path) -> None:
+    import gc
+
+    from mechprobe.lens import screening
+    from mechprobe.models import load_model
+
+    gc.collect()
+    n_before = len(screening._KEPT)
+    folder = save_tiny(tmp_path / "model", "llama")
+    model = load_model(folder, device="cpu", dtype=torch.float32)
+    _lens(model, screen=True)
+    assert len(screening._KEPT) == n_before + 1
+    del model
+    gc.collect()
+    assert len(screening._KEPT) == n_before

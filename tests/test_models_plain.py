@@ -1,5 +1,7 @@
 """The model without its hooks is the model, or it is not used."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.compiler import compiler_or_skip
 from tests.tiny import ARCHITECTURES, save_tiny
 
 # Models that no other test shares, and may have left a hook in.
@@ -215,3 +218,24 @@ def test_processed_weights_are_not_the_weights_of_the_body(tmp_path: Path) -> No
     assert plain is not None
     assert hooked is not None
     assert torch.equal(plain, hooked)
+
+
+@pytest.mark.parametrize("use", ["logit_lens", "screened", "generate_with_lens", "hooked"])
+def test_a_model_that_was_used_can_go(tmp_path: Path, use: str) -> None:
+    """Nothing that is kept with a model keeps the model."""
+    import mechprobe as mp
+    from mechprobe.models import load_model, run
+
+    model = load_model(save_tiny(tmp_path, "llama"), device="cpu", dtype=torch.float32)
+    if use == "hooked":
+        run(model, IDS, {_BETWEEN: lambda _: None})
+    elif use == "generate_with_lens":
+        mp.generate_with_lens(model, [1, 2], max_new_tokens=2, stop=None, progress=False)
+    else:
+        if use == "screened":
+            compiler_or_skip()
+        mp.logit_lens(model, [[1, 2, 3]], screen=use == "screened", progress=False)
+    seen = weakref.ref(model)
+    del model
+    gc.collect()
+    assert seen() is None

@@ -1,28 +1,22 @@
 r"""The reductions over logits in C, where a C compiler is at hand and they are measured faster.
 
 In torch's steps a block of logits is gone over some ten times; here twice, while it lies in the
-cache. Compiling takes a fifth of a second, so it is done once a process, at the first call with
-enough to read, for exactly the processor it runs on; nothing is kept on disk. What cannot be
-compiled, or is not as exact and faster in a trial, is not used.
+cache. It is compiled at the first call with enough to read. What cannot be compiled, or is not as
+exact and faster in a trial, is not used.
 """
 
 import ctypes
 import logging
-import os
-import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import torch
-from jaxtyping import BFloat16, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechprobe.kernels.reductions import ROWS_AT_ONCE, Stepwise, one_pass
-from mechprobe.kernels.screen import Rounded, Screen, Screened
+from mechprobe.kernels.source import compiled
 from mechprobe.kernels.topk import BLOCK, block_maxima, top_k
 
 # As in the source.
@@ -32,25 +26,15 @@ MAX_TARGETS = 16
 WORTH_COMPILING = 40_000_000
 
 _log = logging.getLogger(__name__)
-_SOURCE = Path(__file__).with_suffix(".c")
-# Not -ffast-math: linked with it, a library makes the whole process flush denormals to zero.
-_FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-shared", "-fPIC")
-# From the best to what any compiler takes.
-_EXTRA = (
-    ("-march=native", "-mprefer-vector-width=512", "-fopenmp"),
-    ("-march=native", "-fopenmp"),
-    ("-mcpu=native", "-fopenmp"),
-    (),
-)
 _TRIAL_ROWS, _TRIALS, _TRIAL_K = 64, 5, 10
 _MAX_ERROR = 5e-5
 
 
 class _Cells(ctypes.Structure):
-    """Where the source writes; one pointer for each field of a ``Readout``, and errors."""
+    """Where a source writes; one pointer for each field of a ``Readout``."""
 
     _fields_ = [(name, ctypes.c_void_p) for name in (
-        "top_id", "top_log_prob", "log_z", "entropy", "cross", "target_log_prob", "rank", "error",
+        "top_id", "top_log_prob", "log_z", "entropy", "cross", "target_log_prob", "rank",
     )]  # fmt: skip
 
 
@@ -91,7 +75,7 @@ class Native:
         n_blocks = -(-z.shape[-1] // BLOCK)
         scratch = torch.empty(n_threads, n_blocks)
         targets = targets.contiguous()
-        found, cells = _empty(z.shape[:2], k, targets.shape[1])
+        found, cells = empty_found(z.shape[:2], k, targets.shape[1])
         undefined = self.code.reduce(
             z.data_ptr(), len(z) * z.shape[1], z.shape[2], reference.data_ptr(), z.shape[1],
             targets.data_ptr(), targets.shape[1], k, scratch.data_ptr(), n_threads,
@@ -99,87 +83,27 @@ class Native:
         )  # fmt: skip
         return None if undefined else found
 
-    def screen(
-        self,
-        z: BFloat16[Tensor, "group pos d_vocab"],
-        rounded: Rounded,
-        screen: Screen,
-        targets: Int[Tensor, "pos target"],
-        k: int,
-    ) -> tuple[Found, Float[Tensor, "group pos"]] | None:
-        r"""Read a tile of rough logits, multiplying again in float64 what they leave undecided.
 
-        Args:
-            z: Products of the rounded rows and columns.
-            rounded: The rows.
-            screen: The unembedding.
-            targets: Ids to follow.
-            k: How many most likely ids.
-
-        Returns:
-            What ``reduce`` returns, without the cross-entropies, and the largest error that any
-            logit of a row may have; None where a logit is not finite.
-        """
-        n_threads, (n_group, n_pos, d_vocab) = torch.get_num_threads(), z.shape
-        d_model = rounded.rows.shape[1]
-        blocks = torch.empty(n_threads, 3, -(-d_vocab // BLOCK))
-        wide = torch.empty(n_threads, d_model, dtype=torch.float64)
-        error, targets = torch.empty(n_group, n_pos), targets.contiguous()
-        found, cells = _empty((n_group, n_pos), k, targets.shape[1], error)
-        tile = Screened(
-            z.data_ptr(), rounded.rows.data_ptr(), screen.W.data_ptr(), screen.size.data_ptr(),
-            screen.widest.data_ptr(), rounded.share.data_ptr(), rounded.shift.data_ptr(),
-            targets.data_ptr(), n_group * n_pos, d_vocab, d_model, n_pos, targets.shape[1], k,
-        )  # fmt: skip
-        undefined = self.code.screen(
-            ctypes.byref(tile), blocks.data_ptr(), wide.data_ptr(), n_threads, ctypes.byref(cells)
-        )
-        return None if undefined else (found, error)
-
-
-def _empty(
-    shape: Sequence[int], k: int, n_targets: int, error: Tensor | None = None
-) -> tuple[Found, _Cells]:
+def empty_found(shape: Sequence[int], k: int, n_targets: int) -> tuple[Found, _Cells]:
+    """Make room for what a source finds, and tell it where."""
     floats = [torch.empty(*shape, *more) for more in ((k,), (), (), (), (n_targets,))]
     top_id = torch.empty(*shape, k, dtype=torch.int64)
     rank = torch.empty(*shape, n_targets, dtype=torch.int64)
     found = (top_id, *floats, rank)
-    pointers = [None if t is None else t.data_ptr() for t in (*found, error)]
-    return found, _Cells(*pointers)
+    return found, _Cells(*(t.data_ptr() for t in found))
 
 
-def compiled() -> Native:
+def reductions() -> Native:
     """Compile and load the source.
 
     Raises:
-        RuntimeError: No compiler was found, or none of its calls succeeded.
+        RuntimeError: There is no compiler, or it fails.
     """
-    cc = next(
-        (c for c in (os.environ.get("CC", ""), "cc", "gcc", "clang") if shutil.which(c)), None
-    )
-    if cc is None:
-        msg = "no C compiler was found (CC, cc, gcc, clang)."
-        raise RuntimeError(msg)
-    refused = ""
-    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        library = Path(folder) / "native.so"
-        for extra in _EXTRA:
-            command = [cc, *_FLAGS, *extra, str(_SOURCE), "-o", str(library), "-lm"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode == 0:
-                return Native(_loaded(library))
-            refused = done.stderr[-500:]
-    msg = f"{cc} failed: {refused}"
-    raise RuntimeError(msg)
-
-
-def _loaded(file: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(file))
+    code = compiled("native")
     at, n = ctypes.c_void_p, ctypes.c_long
-    library.reduce.argtypes = [at, n, n, at, n, at, n, n, at, ctypes.c_int, at]
-    library.screen.argtypes = [at, at, at, ctypes.c_int, at]
-    library.reduce.restype = library.screen.restype = n
-    return library
+    code.reduce.argtypes = [at, n, n, at, n, at, n, n, at, ctypes.c_int, at]
+    code.reduce.restype = n
+    return Native(code)
 
 
 class Chooser:
@@ -195,7 +119,6 @@ class Chooser:
     def __init__(self) -> None:
         self.chosen: dict[int, Native | None] = {}
         self.failure: str | None = None
-        self._native: Native | None = None
 
     def get(
         self, z: Float[Tensor, "... d_vocab"], n_logits: int, k: int, n_targets: int
@@ -219,19 +142,10 @@ class Chooser:
             self.chosen[n_threads] = self._choose()
         return self.chosen[n_threads]
 
-    def now(self) -> Native:
-        """Return the compiled source, compiling it if need be.
-
-        Raises:
-            RuntimeError: It cannot be compiled here.
-        """
-        self._native = self._native or compiled()
-        return self._native
-
     def _choose(self) -> Native | None:
         start = perf_counter()
         try:
-            native = self.now()
+            native = reductions()
             ratio = trial(native)
         except (RuntimeError, OSError, AttributeError) as error:
             # Whatever troubles the compiler, torch's steps do the same work.

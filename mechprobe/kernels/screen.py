@@ -1,8 +1,8 @@
 r"""Logits from a product in bfloat16, its error proven, and exact where that leaves a doubt.
 
-The unembedding is multiplied in bfloat16, at twice the speed of float32. With :math:`\tilde x,
-\tilde w` the rounded row and column, :math:`\delta` what rounding took from them and :math:`\gamma`
-the error of a sum of products in float32,
+The unembedding is multiplied in bfloat16, at twice the speed of float32 where the processor has
+instructions for it. With :math:`\tilde x, \tilde w` the rounded row and column, :math:`\delta` what
+rounding took from them and :math:`\gamma` the error of a sum of products in float32,
 
 .. math::
     |x \cdot w - \tilde x \cdot \tilde w| \le \|x\| \|\delta_w\| + \|\delta_x\| \|\tilde w\|
@@ -12,7 +12,8 @@ by Cauchy and Schwarz. Rows of a residual stream, and columns of an unembedding,
 few directions :math:`Q`, so their parts in these, :math:`(x Q)(Q^\top w)`, are multiplied in two
 parts each, which hold twice the digits, and the bound is over what is left of both: two fifths of
 it in SmolLM2. Ids that the bound does not exclude from the k most likely ones, or does not put on
-one side of a target, are multiplied again in float64.
+one side of a target, are multiplied again in float64. The products are read as they arrive, in the
+sources ``apart.c`` and ``screen.c``, and never written down.
 """
 
 import ctypes
@@ -20,20 +21,51 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import BFloat16, Float, Float64
+from jaxtyping import BFloat16, Float, Float64, Int
 from torch import Tensor
 
+from mechprobe.kernels.native import Found, empty_found
+from mechprobe.kernels.source import compiled
 from mechprobe.kernels.topk import BLOCK, block_maxima
 
 # Each costs three columns of the product: 16 cost a twelfth of it and take off 0.58 of the bound.
 _DIRECTIONS = 16
 _POWERS = 6
-_COLUMNS_SEEN = 4096
-# Columns that take a shift off every logit of a row; three would do, sixteen keep the product fast.
-_SHIFT = 16
-_COLUMNS_AT_ONCE = 8 * BLOCK
+_COLUMNS_SEEN = 1024
 # Norms and bounds are themselves rounded.
 _MARGIN = 1.0001
+# Less than this may be taken for zero.
+_TINY = float(torch.finfo(torch.float32).tiny)
+
+
+class Norms(NamedTuple):
+    """Norms of vectors taken apart, in the order of the source.
+
+    Attributes:
+        whole: Of the vector.
+        along: Of its part in the directions.
+        across: Of what is left without the next two.
+        across_along: Of what of that lies in the directions still.
+        high: Of the part in the directions, rounded.
+        low: Of what that took from it, rounded.
+        loss: Of what rounding took from what is left.
+        loss_once: Of what it took from the part in the directions.
+        loss_twice: Of that, without ``low``.
+        first: Of what is left, rounded.
+        parts: Of all that is multiplied.
+    """
+
+    whole: Float64[Tensor, " row"]
+    along: Float64[Tensor, " row"]
+    across: Float64[Tensor, " row"]
+    across_along: Float64[Tensor, " row"]
+    high: Float64[Tensor, " row"]
+    low: Float64[Tensor, " row"]
+    loss: Float64[Tensor, " row"]
+    loss_once: Float64[Tensor, " row"]
+    loss_twice: Float64[Tensor, " row"]
+    first: Float64[Tensor, " row"]
+    parts: Float64[Tensor, " row"]
 
 
 @dataclass(frozen=True)
@@ -42,15 +74,14 @@ class Rounded:
 
     Attributes:
         rows: The rows themselves.
-        parts: What ``Screen.parts`` is multiplied by.
+        parts: What is left of them without their part in the directions, rounded; that part,
+            rounded, twice; what that took from it, rounded.
         share: Error of a row's products at most, over ``Screen.size``.
-        shift: What is taken off its logits.
     """
 
     rows: Float[Tensor, "row d_model"]
-    parts: BFloat16[Tensor, "row parts"]
+    parts: BFloat16[Tensor, "row part"]
     share: Float[Tensor, " row"]
-    shift: Float64[Tensor, " row"]
 
 
 @dataclass(frozen=True)
@@ -58,151 +89,174 @@ class Screen:
     """An unembedding rounded to bfloat16, and what that may cost.
 
     Attributes:
+        code: The compiled sources.
         W: The unembedding itself, a column behind the other.
         directions: Directions that are multiplied in two parts.
-        parts: Columns without their part in the directions, rounded; that part, rounded; what
-            that took from it, rounded; the part once more; -1 to take a shift off.
-        size: Norm of the first of these, for each column.
+        parts: Columns as they are multiplied, by blocks, pairs of parts of all columns of a block
+            together. ``high`` and ``low`` change places, so that a row's meets the other.
+        size: Norm of the first part of each column.
         widest: The largest of each block.
-        ratios: Norms over that, at most: of the column; of its part in the directions; of what
-            rounding took from the rest, and from the part, once and twice; of all of ``parts``.
+        ratios: What the norms of a column are over that, at most; one row.
     """
 
+    code: ctypes.CDLL
     W: Float[Tensor, "d_vocab d_model"]
-    directions: Float64[Tensor, "d_model direction"]
-    parts: BFloat16[Tensor, "d_vocab parts"]
+    directions: Float[Tensor, "direction d_model"]
+    parts: BFloat16[Tensor, "block pair 64 2"]
     size: Float[Tensor, " d_vocab"]
     widest: Float[Tensor, " block"]
-    ratios: tuple[float, ...]
+    ratios: Norms
 
-    def rounded(self, rows: Float[Tensor, "row d_model"], about: Float[Tensor, " row"]) -> Rounded:
-        """Return rows to multiply ``parts`` by.
+    def rounded(self, rows: Float[Tensor, "row d_model"]) -> Rounded:
+        """Return rows as they are multiplied by ``parts``."""
+        rows = rows.contiguous()
+        n_parts = 2 * self.parts.shape[1]
+        parts = torch.empty(len(rows), n_parts, dtype=torch.bfloat16)
+        of, ratios = _apart(self.code, rows, self.directions, parts, as_columns=False), self.ratios
+        share = (
+            of.across * ratios.loss
+            + of.loss
+            + of.across_along * ratios.along
+            + of.high * ratios.loss_twice
+            + of.low * ratios.loss_once
+            # Of a sum in float32, and whatever was done in float64.
+            + (of.parts * 2.0**-24 + _TINY) * ratios.parts * n_parts
+        )
+        return Rounded(rows, parts, (share * _MARGIN).float())
+
+    def read(
+        self,
+        rows: Float[Tensor, "group pos d_model"],
+        targets: Int[Tensor, "pos target"],
+        k: int,
+    ) -> tuple[Found, Float[Tensor, "group pos"]] | None:
+        r"""Read the logits of rows, multiplying again in float64 what the product leaves undecided.
 
         Args:
-            rows: Rows.
-            about: A number to be taken off all logits of a row. The products are rounded too,
-                so it had better be where they matter, at a target's logit.
+            rows: Rows, float32.
+            targets: Ids to follow, at most ``MAX_TARGETS``.
+            k: How many most likely ids, at most ``MAX_TOP``.
+
+        Returns:
+            What ``Native.reduce`` returns, but for cross-entropies, which are linear in the row and
+            so the caller's, exactly; and the largest error that a logit of a row may have. None
+            where a logit is not finite.
+
+        Raises:
+            MemoryError: There is no room for what is noted of each row.
         """
-        split = _split(rows, self.directions)
-        first = split.across.bfloat16()
-        shift = _in_three(about)
-        parts = torch.cat([first, split.high, split.high, split.low, shift], dim=1)
-        across = _norm(split.across)
-        of_whole, of_along, of_rest, of_low, of_lowest, of_all = self.ratios
-        share = (
-            across * of_rest
-            + _norm(split.across - first.float())
-            + _norm(split.across.double() @ self.directions) * of_along
-            + _norm(split.high) * of_lowest
-            + _norm(split.low) * of_low
-            + across * of_whole * 2.0**-23
-            + _norm(parts) * of_all * 2.0**-24 * parts.shape[1]
+        (n_group, n_pos, d_model), d_vocab = rows.shape, len(self.W)
+        rounded, targets = self.rounded(rows.flatten(0, 1)), targets.contiguous()
+        found, cells = empty_found((n_group, n_pos), k, targets.shape[1])
+        tile = _Tile(
+            rounded.parts.data_ptr(), self.parts.data_ptr(), rounded.rows.data_ptr(),
+            self.W.data_ptr(), rounded.share.data_ptr(), self.size.data_ptr(),
+            self.widest.data_ptr(), targets.data_ptr(),
+            n_group * n_pos, n_pos, d_vocab, d_model, self.parts.shape[1], targets.shape[1], k,
+        )  # fmt: skip
+        undefined = self.code.screen(
+            ctypes.byref(tile), torch.get_num_threads(), ctypes.byref(cells)
         )
-        share = (share * _MARGIN + torch.finfo(torch.float32).tiny).float()
-        return Rounded(rows.contiguous(), parts, share, shift.double().sum(1))
+        _check_memory(undefined < 0)
+        error = (rounded.share * self.widest.max()).view(n_group, n_pos)
+        return None if undefined else (found, error)
 
 
-class _Split(NamedTuple):
-    """Vectors taken apart.
+def sources(*extras: tuple[str, ...]) -> ctypes.CDLL:
+    """Compile and load the sources.
 
-    Attributes:
-        along: Their part in the directions.
-        high: It, rounded.
-        low: What that took from it, rounded.
-        across: What is left of a vector without ``high`` and ``low``, to float32.
+    Args:
+        extras: Flags to try, where not the usual ones.
+
+    Raises:
+        RuntimeError: There is no compiler, or it fails.
     """
-
-    along: Float64[Tensor, "row direction"]
-    high: BFloat16[Tensor, "row direction"]
-    low: BFloat16[Tensor, "row direction"]
-    across: Float[Tensor, "row d_model"]
-
-
-def _split(
-    rows: Float[Tensor, "row d_model"], directions: Float64[Tensor, "d_model direction"]
-) -> _Split:
-    wide = rows.double()
-    along = wide @ directions
-    high = along.bfloat16()
-    low = (along - high.double()).bfloat16()
-    across = (wide - (high.double() + low.double()) @ directions.mT).float()
-    return _Split(along, high, low, across)
-
-
-def _in_three(values: Float[Tensor, " row"]) -> BFloat16[Tensor, "row 16"]:
-    """Return numbers of bfloat16 whose sum is, to float32, what was given; zeros behind them."""
-    out = torch.zeros(len(values), _SHIFT, dtype=torch.bfloat16)
-    left = values.float()
-    for i in range(3):
-        out[:, i] = left.bfloat16()
-        left = left - out[:, i].float()
-    return out
-
-
-def _norm(rows: Tensor) -> Float64[Tensor, " row"]:
-    """Return norms; the margin makes up for their rounding in float32."""
-    return rows.float().norm(dim=1).double()
+    code = compiled("screen", "apart", **({"extras": extras} if extras else {}))
+    code.screen.restype = ctypes.c_long
+    return code
 
 
 @torch.no_grad()
-def screen_of(W_U: Float[Tensor, "d_model d_vocab"], rows: Float[Tensor, "row d_model"]) -> Screen:
+def screen_of(W_U: Float[Tensor, "d_model d_vocab"], code: ctypes.CDLL | None = None) -> Screen:
     """Round an unembedding.
 
     Args:
         W_U: The unembedding, float32 on a CPU.
-        rows: Some of the rows that will be read; they decide on the directions, and so on how
-            tight the bound is, not on whether it holds.
+        code: The compiled sources, where not those for this processor.
     """
+    code = code or sources()
     W = W_U.mT.contiguous()
-    directions = _directions(rows, W)
-    n = directions.shape[1]
-    parts = torch.empty(len(W), W.shape[1] + 3 * n + _SHIFT, dtype=torch.bfloat16)
-    sizes: list[Tensor] = []
-    ratios = torch.zeros(6, dtype=torch.float64)
-    for some, out in zip(W.split(_COLUMNS_AT_ONCE), parts.split(_COLUMNS_AT_ONCE), strict=True):
-        split = _split(some, directions)
-        first, left = split.across.bfloat16(), split.along - split.high.double()
-        minus = torch.zeros(len(some), _SHIFT, dtype=torch.bfloat16)
-        minus[:, :3] = -1
-        torch.cat([first, split.high, split.low, split.high, minus], dim=1, out=out)
-        size = _norm(first).clamp(min=1e-30)
-        rest = split.across - first.float()
-        norms = (some, split.along, rest, left, left - split.low.double(), out)
-        ratios = ratios.maximum(torch.stack([(_norm(x) / size).max() for x in norms]))
-        sizes.append((size * _MARGIN).float())
-    size = torch.cat(sizes)
-    taken: tuple[float, ...] = tuple((ratios * _MARGIN).tolist())
-    return Screen(W, directions, parts, size, block_maxima(size), taken)
+    directions = _directions(W)
+    n_parts = W.shape[1] + 3 * len(directions)
+    parts = torch.empty(-(-len(W) // BLOCK), -(-n_parts // 2), BLOCK, 2, dtype=torch.bfloat16)
+    parts[-1] = 0.0  # where there may be no columns
+    of = _apart(code, W, directions, parts, as_columns=True)
+    size = of.first.clamp(min=1e-30)
+    ratios = Norms(*(((x + 1e-30) / size).amax(0, keepdim=True) * _MARGIN for x in of))
+    sizes = (size * _MARGIN).float()
+    return Screen(code, W, directions, parts, sizes, block_maxima(sizes), ratios)
+
+
+def _apart(
+    code: ctypes.CDLL,
+    x: Float[Tensor, "vector d_model"],
+    directions: Float[Tensor, "direction d_model"],
+    parts: BFloat16[Tensor, "..."],
+    *,
+    as_columns: bool,
+) -> Norms:
+    """Take vectors apart into ``parts``."""
+    n_pairs = parts.shape[1] if as_columns else parts.shape[1] // 2
+    norms = torch.empty(len(x), len(Norms._fields), dtype=torch.float64)
+    vectors = _Apart(
+        x.data_ptr(), directions.data_ptr(), parts.data_ptr(), norms.data_ptr(),
+        len(x), x.shape[1], len(directions), n_pairs, int(as_columns),
+    )  # fmt: skip
+    _check_memory(code.apart(ctypes.byref(vectors), torch.get_num_threads()))
+    return Norms(*norms.unbind(1))
+
+
+def _check_memory(failed: int) -> None:
+    if failed:
+        msg = "screening needs some 10 MB for what it notes of each row; there was no room for it."
+        raise MemoryError(msg)
 
 
 def _directions(
-    rows: Float[Tensor, "row d_model"], W: Float[Tensor, "d_vocab d_model"]
-) -> Float64[Tensor, "d_model direction"]:
-    """Return the directions that hold most of rows and columns, by subspace iteration."""
-    n = min(_DIRECTIONS, rows.shape[1])
-    # Each weighs half; some of the columns tell enough.
-    spread = _spread(rows) + _spread(W[:: max(1, len(W) // _COLUMNS_SEEN)])
+    W: Float[Tensor, "d_vocab d_model"],
+) -> Float[Tensor, "direction d_model"]:
+    """Return directions that should hold most of columns and rows, by subspace iteration.
+
+    Rows are not there yet. They are large in those dimensions in which columns differ most, which
+    is all that is used of them: taken from rows themselves, directions leave a fifth less.
+    """
+    n = min(_DIRECTIONS, W.shape[1])
+    some = W[:: max(1, len(W) // _COLUMNS_SEEN)]
+    some = some[some.isfinite().all(1)].double()
+    spread = some.mT @ some
+    variance = (some - some.mean(0)).square().sum(0)
+    spread = spread / spread.trace() + (variance / variance.sum()).diag()
     generator = torch.Generator().manual_seed(0)
-    found = torch.randn(rows.shape[1], n, generator=generator, dtype=torch.float64)
+    found = torch.randn(W.shape[1], n, generator=generator, dtype=torch.float64)
     for _ in range(_POWERS):
-        found = torch.linalg.qr(spread @ found).Q
-    # Rounded, so that the same directions meet columns and rows, whatever they are.
-    return found.float().double()
+        found = torch.linalg.qr(spread.nan_to_num() @ found).Q
+    return found.float().mT.contiguous()
 
 
-def _spread(rows: Float[Tensor, "row d_model"]) -> Float64[Tensor, "d_model d_model"]:
-    wide = rows.double()
-    return wide.mT @ wide / wide.square().sum().clamp(min=1e-30)
+class _Apart(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "Q", "parts", "norms")),
+        *((name, ctypes.c_long) for name in ("n", "d_model", "n_directions", "n_pairs")),
+        ("as_columns", ctypes.c_int),
+    ]  # fmt: skip
 
 
-class Screened(ctypes.Structure):
-    """What the source is told of a screened tile."""
-
+class _Tile(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in (
-            "z", "x", "W", "size", "widest", "share", "shift", "targets",
+            "rows", "columns", "x", "W", "share", "size", "widest", "targets",
         )),
         *((name, ctypes.c_long) for name in (
-            "n_rows", "d_vocab", "d_model", "n_pos", "n_targets", "k",
+            "n_rows", "n_pos", "d_vocab", "d_model", "n_pairs", "n_targets", "k",
         )),
     ]  # fmt: skip

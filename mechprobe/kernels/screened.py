@@ -1,11 +1,11 @@
 """Reading rows through a rounded unembedding, and again where that leaves a doubt."""
 
 import torch
-from jaxtyping import BFloat16, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechprobe.kernels.gemm import Gemm, fastest_gemm, gemm_path
-from mechprobe.kernels.native import Found, Native
+from mechprobe.kernels.native import Native
 from mechprobe.kernels.readout import (
     SCRATCH_BYTES,
     Readout,
@@ -50,8 +50,7 @@ def screened_readout(
         screen: The unembedding; it has no bias, and nothing is done to the logits.
         native: The compiled source.
         k: How many ids to keep per row, at most ``MAX_TOP``.
-        targets: Ids whose log-probability and rank are wanted, at most ``MAX_TARGETS``; the first
-            is where the rough products are most exact.
+        targets: Ids whose log-probability and rank are wanted, at most ``MAX_TARGETS``.
         scratch_bytes: Room for logits and reference distributions.
 
     Returns:
@@ -61,10 +60,8 @@ def screened_readout(
     n_entries = n_distinct(rows)
     W_U = screen.W.mT
     room = (scratch_bytes or SCRATCH_BYTES) // (4 * W_U.shape[1])
-    n_group, n_pos = tile_shape(n_entries, n_rows, room)
-    tile = Tile(W_U, None, None, (n_group, n_pos), torch.float32)
-    # Numbers of half the size: twice as many entries in the same place.
-    rough = tile.product.view(torch.bfloat16).view(-1, W_U.shape[1])
+    _, n_pos = tile_shape(1, n_rows, room)
+    tile = Tile(W_U, None, None, (1, n_pos), torch.float32)
     path = fastest_gemm(W_U, n_entries * n_rows)
     out = empty_cells(n_all, n_rows, k, targets.shape[1], rows.device, torch.float32)
     error = torch.zeros(n_all, n_rows)
@@ -73,16 +70,15 @@ def screened_readout(
         _exactly(tile, path, rows[:, span], targets[span], out, native, range(1), span)
         with gemm_path(path):
             mean = tile.reference[: span.stop - start] @ screen.W
-        for first in range(1, n_entries, 2 * n_group):
-            group = slice(first, min(first + 2 * n_group, n_entries))
-            found = _screened(rows[group, span], screen, native, k, targets[span], rough)
-            if found is None:
-                some = range(group.start, group.stop)
-                _exactly(tile, path, rows[:, span], targets[span], out, native, some, span)
-                continue
-            put(part_of(out, group, span), found[0])
-            out.kl[group, span] = out.log_z[group, span] - (rows[group, span] * mean).sum(-1)
-            error[group, span] = found[1]
+        others = slice(1, n_entries)
+        found = screen.read(rows[others, span], targets[span], k)
+        if found is None:
+            some = range(1, n_entries)
+            _exactly(tile, path, rows[:, span], targets[span], out, native, some, span)
+            continue
+        put(part_of(out, others, span), found[0])
+        out.kl[others, span] = out.log_z[others, span] - (rows[others, span] * mean).sum(-1)
+        error[others, span] = found[1]
     return completed(out, n_entries), error
 
 
@@ -101,20 +97,3 @@ def _exactly(
         group = slice(entry, entry + 1)
         z = tile.multiply(rows[group], path)
         tile.read(z, targets, part_of(out, group, span), native, is_first=entry == 0)
-
-
-def _screened(
-    rows: Float[Tensor, "group pos d_model"],
-    screen: Screen,
-    native: Native,
-    k: int,
-    targets: Int[Tensor, "pos target"],
-    buffer: BFloat16[Tensor, "row d_vocab"],
-) -> tuple[Found, Float[Tensor, "group pos"]] | None:
-    about = torch.zeros(rows.shape[:2])
-    if targets.shape[1]:
-        about = (rows * screen.W[targets[:, 0]]).sum(-1)
-    rounded = screen.rounded(rows.flatten(0, 1), about.flatten())
-    z = buffer[: len(rounded.rows)]
-    torch.mm(rounded.parts, screen.parts.mT, out=z)
-    return native.screen(z.unflatten(0, rows.shape[:2]), rounded, screen, targets, k)

@@ -149,7 +149,7 @@ def logit_lens(
     check_screen(reader.path, k, len(wanted.labels), screen=screen, lower=compute_dtype is not None)
     rough: Lower | Screening | None = Lower(reader.path, k) if compute_dtype else None
     if screen:
-        rough = Screening(reader.path, k)
+        rough = Screening(model, reader.path, k)
     if batch_size is None:
         batch_size = room.batch_size([len(row) for row in ids], n_read)
     with tqdm(total=len(ids), desc="lens", unit="prompt", disable=not progress, leave=False) as bar:

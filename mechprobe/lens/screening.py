@@ -1,19 +1,18 @@
 """Reading with a rough product where that is enough, and what it costs, measured as it happens."""
 
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechprobe.kernels.native import MAX_TARGETS, MAX_TOP, Native, chooser
+from mechprobe.kernels.native import MAX_TARGETS, MAX_TOP, Native, reductions
 from mechprobe.kernels.readout import Readout, readout
-from mechprobe.kernels.screen import Screen, screen_of
+from mechprobe.kernels.screen import Screen, screen_of, sources
 from mechprobe.kernels.screened import screened_readout
-from mechprobe.models import Unembedding
+from mechprobe.models import Model, Unembedding
 
-# Rows that the directions of the screen are taken from.
-_SEEN = 2048
 # Positions of each micro-batch, of all layers, that are read in float32 as well.
 _COMPARED = 2
 
@@ -51,7 +50,8 @@ def _obstacle(path: Unembedding) -> str:
     if path.transform is not None or bool(path.b_U.any()):
         return "the model adds a bias to its logits, or caps or scales them"
     try:
-        chooser.now()
+        reductions()
+        sources()
     except (RuntimeError, OSError) as error:
         return f"its part in C cannot be compiled ({error})"
     return ""
@@ -62,7 +62,8 @@ class Screening:
     """The unembedding in bfloat16, whose doubts are resolved, and its error so far.
 
     Attributes:
-        path: The model's own unembedding.
+        model: The model.
+        path: Its own unembedding.
         k: How many most likely ids are kept.
         bound: Largest error that any rough logit may have had.
         entropy: Largest error of an entropy found.
@@ -70,14 +71,18 @@ class Screening:
         n_cells: Cells compared.
     """
 
+    model: Model
     path: Unembedding
     k: int
     bound: float = 0.0
     entropy: float = 0.0
     divergence: float = 0.0
     n_cells: int = 0
-    _screen: Screen | None = field(default=None, repr=False)
-    _native: Native = field(default_factory=chooser.now, repr=False)
+    _screen: Screen = field(init=False, repr=False)
+    _native: Native = field(default_factory=reductions, repr=False)
+
+    def __post_init__(self) -> None:
+        self._screen = kept_screen(self.model, self.path.W_U)
 
     @torch.no_grad()
     def read(
@@ -87,9 +92,6 @@ class Screening:
         scratch_bytes: int,
     ) -> Readout:
         """Read rows, and a few of them in float32 as well."""
-        if self._screen is None:
-            flat = rows.flatten(0, 1)
-            self._screen = screen_of(self.path.W_U, flat[:: max(1, len(flat) // _SEEN)])
         found, error = screened_readout(
             rows, self._screen, self._native, k=self.k, targets=targets,
             scratch_bytes=scratch_bytes,
@@ -97,7 +99,10 @@ class Screening:
         self.bound = max(self.bound, float(error.max()))
         n_rows = rows.shape[1]
         at = torch.linspace(0, n_rows - 1, min(_COMPARED, n_rows)).round().long().unique()
-        exact = readout(rows[:, at], self.path.W_U, k=self.k, targets=targets[at])
+        # In the way in which all of them would be read.
+        exact = readout(
+            rows[:, at], self.path.W_U, k=self.k, targets=targets[at], steps=-(-n_rows // len(at))
+        )
         self.entropy = max(self.entropy, _largest(exact.entropy - found.entropy[:, at]))
         self.divergence = max(self.divergence, _largest(exact.kl - found.kl[:, at]))
         self.n_cells += exact.entropy.numel()
@@ -111,6 +116,51 @@ class Screening:
             "screen_kl_error": self.divergence,
             "screen_cells": float(self.n_cells),
         }
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A rounded unembedding, and how to tell whether it still is the model's.
+
+    Attributes:
+        screen: It.
+        written: How often the weights had been written to.
+        image: Their product with a vector, which writing past torch's count changes too.
+    """
+
+    screen: Screen
+    written: int
+    image: Float[Tensor, " d_vocab"]
+
+    def is_of(self, W_U: Float[Tensor, "d_model d_vocab"]) -> bool:
+        same = self.screen.W.data_ptr() == W_U.data_ptr() and self.screen.W.mT.shape == W_U.shape
+        return same and self.written == W_U._version and torch.equal(self.image, _image(W_U))
+
+
+_KEPT: "WeakKeyDictionary[Model, _Kept]" = WeakKeyDictionary()
+
+
+def kept_screen(model: Model, W_U: Float[Tensor, "d_model d_vocab"]) -> Screen:
+    """Return the rounded unembedding of a model, which is kept until it or its weights go.
+
+    It takes half the memory of the unembedding. What does not share its memory with the model, as
+    columns that lie across each other do not, is made anew every time.
+
+    Args:
+        model: The model.
+        W_U: Its unembedding.
+    """
+    kept = _KEPT.get(model)
+    if kept is not None and kept.is_of(W_U):
+        return kept.screen
+    screen = screen_of(W_U)
+    if screen.W.data_ptr() == W_U.data_ptr():
+        _KEPT[model] = _Kept(screen, W_U._version, _image(W_U))
+    return screen
+
+
+def _image(W_U: Float[Tensor, "d_model d_vocab"]) -> Float[Tensor, " d_vocab"]:
+    return W_U.mT @ torch.linspace(1.0, 2.0, len(W_U))
 
 
 def _largest(difference: Tensor) -> float:

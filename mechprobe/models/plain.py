@@ -41,31 +41,34 @@ class Plain:
     Attributes:
         body: The Hugging Face model of plain modules.
         places: How to listen to a residual stream, by the name of its hook.
-        skipped: Modules that it leaves out; a hook on one of them would not be called.
         slots: Every parameter of the bridge, as (dictionary, name).
         checked: Stamp of the weights at which both were compared.
         same: What was the same then: ``"logits"`` and names of hooks.
     """
 
     def __init__(self, model: Any, attention: str | None) -> None:
-        self.skipped: list[nn.Module] = []
         self._attention = attention
         self._configs: dict[int, Any] = {}
         known: dict[int, nn.Module] = {}
-        self.body = self._plain(model.original_model, known)
+        skipped: list[nn.Module] = []
+        self.body = self._plain(model.original_model, known, skipped)
         self.places = _places(model, known)
         kept = {id(module) for module in self.body.modules()}
-        self.skipped += [m for m in model.modules() if id(m) not in kept]
-        self._hooks = [h for m in self.skipped for h in (m._forward_hooks, m._forward_pre_hooks)]
+        # Hooks on modules that it leaves out would not be called. The modules themselves are not
+        # kept: the bridge is among them, and would never go.
+        skipped += [m for m in model.modules() if id(m) not in kept]
+        self._hooks = [h for m in skipped for h in (m._forward_hooks, m._forward_pre_hooks)]
         self._seen: tuple[int, int] = (-1, -1)
         self._quiet = False
         self.slots = [(m._parameters, name) for m in model.modules() for name in m._parameters]
         self.checked: tuple[Any, ...] | None = None
         self.same: set[str] = set()
 
-    def _plain(self, module: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
+    def _plain(
+        self, module: nn.Module, known: dict[int, nn.Module], skipped: list[nn.Module]
+    ) -> nn.Module:
         while (original := getattr(module, "original_component", None)) is not None:
-            self.skipped.append(module)
+            skipped.append(module)
             module = original
         if type(module).__name__ == "NewGELUActivation":
             # The same function, in one operation instead of eight.
@@ -76,7 +79,7 @@ class Plain:
                 twin.config = self._config(twin.config)
             # The copy shares the dictionaries of parameters and buffers, and must not share this.
             twin._modules = {
-                name: child if child is None else self._plain(child, known)
+                name: child if child is None else self._plain(child, known, skipped)
                 for name, child in module._modules.items()
             }
         return known[id(module)]
