@@ -3,6 +3,7 @@
 Ratios within one run mean something; seconds alone belong to one machine on one day.
 """
 
+from mechprobe.bench.generation_bench import run_generation_bench as run_generation_bench
 from mechprobe.bench.growth import run_growth_bench as run_growth_bench
 from mechprobe.bench.growth_report import GrowthReport as GrowthReport
 from mechprobe.bench.growth_report import GrowthRow as GrowthRow

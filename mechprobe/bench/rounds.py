@@ -35,7 +35,7 @@ class Kind:
     """One benchmark.
 
     Attributes:
-        name: ``"lens"``, ``"heads"`` or ``"world"``; tells a worker where its contender is.
+        name: ``"lens"``, ``"heads"`` and so on; tells a worker where its contender is.
         contenders: Their names, in the order of every round.
         input: File name of the input that they share.
         compare: Says whether a contender's outputs equal ours.

@@ -23,6 +23,7 @@ Message = dict[str, Any]
 # Modules that hold the contenders of a benchmark; only one benchmark's imports are paid for.
 _HOMES = {
     "lens": ("lens_contenders", "lens_peers"),
+    "generation": ("generation_contenders",),
     "heads": ("heads_contenders",),
     "world": ("world_contenders",),
     "growth/lens": ("growth_lens",),

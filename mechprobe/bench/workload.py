@@ -11,6 +11,7 @@ import numpy.typing as npt
 TOP_K = 10
 SEED = 0
 _SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
+_GENERATION = re.compile(r"([1-9]\d*)\+([1-9]\d*)")
 # Prompts of heads come in pairs (every theory is asked about twice) and in one length.
 _HEADS = re.compile(r"(\d*[02468])x200(?:\+([1-9]\d*))?")
 
@@ -97,6 +98,22 @@ def workload(name: str) -> Workload:
         msg = f"workload {name!r} is not '<prompts>x<tokens>' (two positive integers), as '8x256'."
         raise ValueError(msg)
     return Workload(name, int(shape[1]), int(shape[2]))
+
+
+def generation_workload(name: str) -> tuple[Workload, int]:
+    """Return the prompt, and how many tokens follow it, of the workload called ``name``.
+
+    Raises:
+        ValueError: It is not ``"<tokens>+<tokens generated>"``.
+    """
+    shape = _GENERATION.fullmatch(name)
+    if shape is None:
+        msg = (
+            f"workload {name!r} is not '<tokens>+<tokens generated>' (two positive integers), as "
+            "'128+32'."
+        )
+        raise ValueError(msg)
+    return Workload(name, 1, int(shape[1])), int(shape[2])
 
 
 @dataclass(frozen=True, slots=True)

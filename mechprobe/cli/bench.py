@@ -48,6 +48,37 @@ def bench_lens(
     )  # fmt: skip
 
 
+@bench.command(name="generation")
+def bench_generation(
+    *,
+    model: str = PACKAGED,
+    workload: Annotated[list[str] | None, Parameter(negative=())] = None,
+    repeats: int = 5,
+    json: bool = False,
+    html: Path | None = None,
+    image: Path | None = None,
+) -> int:
+    """Time the lens at every generated step against generation alone.
+
+    Args:
+        model: Packaged name or folder.
+        workload: Tokens of the prompt + tokens generated, such as 128+32; may be repeated.
+        repeats: Timed repetitions of each contender.
+        json: Print the report as JSON and nothing else.
+        html: Write the report as a page here.
+        image: Write a picture of the ratios here (.png or .svg; needs the extra "image").
+    """
+    from mechprobe.bench import run_generation_bench
+
+    _require(html, image)
+    return _deliver(
+        run_generation_bench(
+            model, workloads=workload or ("128+32",), repeats=repeats, progress=not json
+        ),
+        json=json, html=html, image=image,
+    )  # fmt: skip
+
+
 @bench.command(name="heads")
 def bench_heads(
     *,
@@ -154,7 +185,7 @@ def bench_all(
     html: Path | None = None,
     image: Path | None = None,
 ) -> int:
-    """Time lens, heads and worlds one after the other, on the models of the package.
+    """Time lens, generation, heads and worlds one after the other, on the models of the package.
 
     Args:
         repeats: Timed repetitions of each contender.
@@ -163,11 +194,18 @@ def bench_all(
         html: Write the reports as one page here.
         image: Write a picture of the lens' ratios here (.png or .svg; needs the extra "image").
     """
-    from mechprobe.bench import run_heads_bench, run_lens_bench, run_world_bench
+    from mechprobe.bench import (
+        run_generation_bench,
+        run_heads_bench,
+        run_lens_bench,
+        run_world_bench,
+    )
 
     _require(html, image)
     return _deliver(
         run_lens_bench(repeats=repeats, peers=peers, progress=not json),
+        # Short and close: more pairs cost little.
+        run_generation_bench(repeats=3 * repeats, progress=not json),
         run_heads_bench(repeats=repeats, progress=not json),
         run_world_bench(repeats=repeats, progress=not json),
         json=json, html=html, image=image,
