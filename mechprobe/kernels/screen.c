@@ -77,18 +77,30 @@ __attribute__((noinline)) static void multiply(const uint16_t *const *rows, cons
             _mm512_storeu_ps(out[r] + LANES * j, sum[r][j]);
 }
 #else
+#define HALF (BLOCK / 2)
+
 static void multiply(const uint16_t *const *rows, const uint16_t *columns, long n_pairs,
                      float (*out)[BLOCK])
 {
-    memset(out, 0, ROWS * sizeof *out);
-    for (int r = 0; r < ROWS; r++)
+    for (int first = 0; first < BLOCK; first += HALF) {
+        float sum[ROWS][HALF] = {{0}};
         for (long p = 0; p < n_pairs; p++) {
-            const uint16_t *restrict w = columns + p * 2 * BLOCK;
-            float *restrict sum = out[r], even = wide(rows[r][2 * p]), odd = wide(rows[r][2 * p + 1]);
+            const uint16_t *restrict w = columns + (p * BLOCK + first) * 2;
+            float even[HALF], odd[HALF];
 #pragma omp simd
-            for (int j = 0; j < BLOCK; j++)
-                sum[j] += even * wide(w[2 * j]) + odd * wide(w[2 * j + 1]);
+            for (int j = 0; j < HALF; j++)
+                even[j] = wide(w[2 * j]), odd[j] = wide(w[2 * j + 1]);
+#pragma GCC unroll 6
+            for (int r = 0; r < ROWS; r++) {
+                float x = wide(rows[r][2 * p]), y = wide(rows[r][2 * p + 1]);
+#pragma omp simd
+                for (int j = 0; j < HALF; j++)
+                    sum[r][j] = (sum[r][j] + x * even[j]) + y * odd[j];
+            }
         }
+        for (int r = 0; r < ROWS; r++)
+            memcpy(out[r] + first, sum[r], sizeof sum[r]);
+    }
 }
 #endif
 
