@@ -82,27 +82,36 @@ def heads(
     scores = mechprobe.qk_scores(loaded, questions, progress=not json, **chosen)
     if out is not None:
         scores.save(out)
-    found = scores.select(
-        calibration, method, flip=flip, centre=centre, seed=seed,
-    )  # fmt: skip
-    results: list[Result] = [found, scores]
+    found = scores.select(calibration, method, flip=flip, centre=centre, seed=seed)
+    more: list[Result] = []
     if _is_grid(scores):
         from mechprobe.results import difficulty_of
 
-        results.append(difficulty_of(scores, calibration=calibration, method=method, flip=flip,
-                                     centre=centre, seed=seed))  # fmt: skip
-    if ablate:
-        results.append(mechprobe.ablate_heads(loaded, questions, found.heads, controls=ablate,
-                                              seed=seed, progress=not json))  # fmt: skip
-    if traits:
-        results.append(mechprobe.describe_heads(loaded, task=questions.sample(
-            min(len(questions), 32), seed=seed), seed=seed, progress=not json))  # fmt: skip
+        more.append(difficulty_of(scores, calibration=calibration, method=method, flip=flip,
+                                  centre=centre, seed=seed))  # fmt: skip
+    more += _asked(loaded, questions, found, ablate, seed, traits=traits, progress=not json)
     if html is not None:
-        mechprobe.write_report(results, html, title=f"mechprobe heads: {questions.name}")
-    _show(found, scores, results[2:], json=json)
+        title = f"mechprobe heads: {questions.name}"
+        mechprobe.write_report([found, scores, *more], html, title=title)
+    _show(found, scores, more, json=json)
     for path in (out, html):
         if path is not None and not json:
             say(f"written to {path}")
+
+
+def _asked(
+    model: Any, questions: "Task", found: "HeadSelection", ablate: int, seed: int,
+    *, traits: bool, progress: bool,
+) -> "list[Result]":  # fmt: skip
+    """Run what was asked for behind the selection."""
+    more: list[Result] = []
+    if ablate:
+        more.append(mechprobe.ablate_heads(model, questions, found.heads, controls=ablate,
+                                           seed=seed, progress=progress))  # fmt: skip
+    if traits:
+        some = questions.sample(min(len(questions), 32), seed=seed)
+        more.append(mechprobe.describe_heads(model, task=some, seed=seed, progress=progress))
+    return more
 
 
 def _task(

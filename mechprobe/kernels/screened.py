@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechprobe.kernels.gemm import Gemm, fastest_gemm, gemm_path
-from mechprobe.kernels.native import Native
+from mechprobe.kernels.native import Found, Native
 from mechprobe.kernels.readout import (
     SCRATCH_BYTES,
     Readout,
@@ -32,9 +32,10 @@ def screened_readout(
 ) -> tuple[Readout, Float[Tensor, "entry row"]]:
     r"""Read every row as ``readout`` does, multiplying in bfloat16 and again where that may matter.
 
-    Entry 0 is read in float32. Of the others, ids and ranks are in the order of the float64
-    products of the float32 rows and columns; log-probabilities, entropies and divergences err by
-    what the rough products of all unlikely ids add up to. With :math:`\epsilon` the error of a row,
+    Ids and ranks are in the order of the float64 products of the float32 rows and columns. What is
+    summed over all ids is summed in float32 in entry 0, the reference; in the others log-
+    probabilities, entropies and divergences err by what the rough products of all unlikely ids add
+    up to. With :math:`\epsilon` the error of a row,
 
     .. math::
         |\Delta \log Z| \le \epsilon, \quad |\Delta KL| \le \epsilon, \quad
@@ -70,16 +71,26 @@ def screened_readout(
         _exactly(tile, path, rows[:, span], targets[span], out, native, range(1), span)
         with gemm_path(path):
             mean = tile.reference[: span.stop - start] @ screen.W
-        others = slice(1, n_entries)
-        found = screen.read(rows[others, span], targets[span], k)
+        found = screen.read(rows[:n_entries, span], targets[span], k)
         if found is None:
             some = range(1, n_entries)
             _exactly(tile, path, rows[:, span], targets[span], out, native, some, span)
             continue
-        put(part_of(out, others, span), found[0])
-        out.kl[others, span] = out.log_z[others, span] - (rows[others, span] * mean).sum(-1)
-        error[others, span] = found[1]
+        _put(out, span, found[0], (rows[:n_entries, span] * mean).sum(-1))
+        error[1:n_entries, span] = found[1][1:]
     return completed(out, n_entries), error
+
+
+def _put(out: Readout, span: slice, found: Found, mean_logit: Float[Tensor, "entry pos"]) -> None:
+    """Write what was screened; what is summed of entry 0 stays as it was read in float32."""
+    cells = part_of(out, slice(len(mean_logit)), span)
+    log_z, entropy, cross = (x[0].clone() for x in (cells.log_z, cells.entropy, cells.kl))
+    put(cells, found)
+    torch.sub(cells.log_z, mean_logit, out=cells.kl)
+    too_much = (log_z - cells.log_z[0])[:, None]
+    cells.top_log_prob[0] -= too_much
+    cells.target_log_prob[0] -= too_much
+    cells.log_z[0], cells.entropy[0], cells.kl[0] = log_z, entropy, cross
 
 
 def _exactly(

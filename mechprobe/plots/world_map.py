@@ -61,15 +61,7 @@ def map_figure(data: xr.Dataset, kind: str, name: str) -> go.Figure:
         hovertext=[f"node {markup(n)}" for n in names],
         hovertemplate="%{hovertext}<extra></extra>",
     )  # fmt: skip
-    share = (
-        f"precision {float(data['edge_precision']):.3f}, recall {float(data['edge_recall']):.3f}"
-    )
-    walks = (
-        f"{int(data['n_valid'])} of {int(data['n_walks'])} valid, {int(data['n_failed'])} failed"
-    )
-    source = str(data["x"].attrs.get("long_name", "coordinates"))
-    subtitle = f"{label(name, 30)}: {walks}; {share}; drawn by {source}"
-    styled(figure, "The map that the walks imply", subtitle, height=_SIDE + 120)
+    styled(figure, "The map that the walks imply", _counts(data, name), height=_SIDE + 120)
     figure.update_layout(
         width=_SIDE + 40, margin={"l": 12, "r": 12, "t": 104, "b": 12}, showlegend=True,
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "font": {"size": 11}},
@@ -77,6 +69,17 @@ def map_figure(data: xr.Dataset, kind: str, name: str) -> go.Figure:
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False, scaleanchor="x", scaleratio=1)
     return figure
+
+
+def _counts(data: xr.Dataset, name: str) -> str:
+    share = (
+        f"precision {float(data['edge_precision']):.3f}, recall {float(data['edge_recall']):.3f}"
+    )
+    walks = (
+        f"{int(data['n_valid'])} of {int(data['n_walks'])} valid, {int(data['n_failed'])} failed"
+    )
+    source = str(data["x"].attrs.get("long_name", "coordinates"))
+    return f"{label(name, 30)}: {walks}; {share}; drawn by {source}"
 
 
 def _lines(

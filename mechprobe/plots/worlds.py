@@ -1,5 +1,7 @@
 """Figures of the world metrics: bars beside their baselines, and what the settings do to them."""
 
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
@@ -38,34 +40,7 @@ def metrics_figure(data: xr.Dataset) -> go.Figure:
     figure = go.Figure()
     width = 0.84 / len(models)
     for i, model in enumerate(models):
-        name = str(data["model_name"].values[i])
-        value, low, high = (
-            np.array([float(data[f"{m}{e}"].values[i]) for m in metrics])
-            for e in ("", "_low", "_high")
-        )
-        x = [j - 0.42 + (i + 0.5) * width for j in range(len(metrics))]
-        figure.add_bar(
-            x=x,
-            y=np.nan_to_num(value).tolist(),
-            width=width * 0.9,
-            name=_NAMES.get(model, label(name, 40)),
-            marker={"color": _COLORS.get(model, INK), "opacity": 1 if i == 0 else 0.65},
-            error_y={
-                "array": np.nan_to_num(high - value).tolist(),
-                "arrayminus": np.nan_to_num(value - low).tolist(),
-                "color": INK,
-                "thickness": 1.5,
-                "width": 3,
-            },
-            hovertext=[_hover(data, i, j) for j in range(len(metrics))],
-            hovertemplate="%{hovertext}<extra></extra>",
-        )
-        for place, v in zip(x, value.tolist(), strict=True):
-            if v != v:
-                figure.add_annotation(
-                    x=place, y=0, text="no pair", textangle=-90, showarrow=False, yanchor="bottom",
-                    font={"size": 10},
-                )  # fmt: skip
+        _add_bars(figure, data, metrics, i, model, width)
     styled(figure, "Does the model hold the world?", _settings(data), height=440)
     figure.update_layout(
         width=900,
@@ -82,6 +57,42 @@ def metrics_figure(data: xr.Dataset) -> go.Figure:
     return figure
 
 
+def _add_bars(
+    figure: go.Figure, data: xr.Dataset, metrics: list[str], i: int, model: str, width: float
+) -> None:
+    """Draw one model's bar in every group."""
+    name = str(data["model_name"].values[i])
+    value, low, high = (
+        np.array([float(data[f"{m}{e}"].values[i]) for m in metrics]) for e in ("", "_low", "_high")
+    )
+    x = [j - 0.42 + (i + 0.5) * width for j in range(len(metrics))]
+    figure.add_bar(
+        x=x,
+        y=np.nan_to_num(value).tolist(),
+        width=width * 0.9,
+        name=_NAMES.get(model, label(name, 40)),
+        marker={"color": _COLORS.get(model, INK), "opacity": 1 if i == 0 else 0.65},
+        error_y={**_error_bars(value, low, high), "color": INK, "thickness": 1.5},
+        hovertext=[_hover(data, i, j) for j in range(len(metrics))],
+        hovertemplate="%{hovertext}<extra></extra>",
+    )
+    for place, v in zip(x, value.tolist(), strict=True):
+        if v != v:
+            figure.add_annotation(
+                x=place, y=0, text="no pair", textangle=-90, showarrow=False, yanchor="bottom",
+                font={"size": 10},
+            )  # fmt: skip
+
+
+def _error_bars(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
+    return {
+        "array": np.nan_to_num(high - value).tolist(),
+        "arrayminus": np.nan_to_num(value - low).tolist(),
+        "thickness": 1.2,
+        "width": 3,
+    }
+
+
 def sensitivity_figure(data: xr.Dataset) -> go.Figure:
     """Draw the model's metrics against epsilon, the number of suffixes and the longest string.
 
@@ -96,36 +107,8 @@ def sensitivity_figure(data: xr.Dataset) -> go.Figure:
     titles = [_KNOBS.get(k, k) for k in shown]
     figure = make_subplots(1, len(shown), subplot_titles=titles, shared_yaxes=True,
                            horizontal_spacing=0.06)  # fmt: skip
-    named: set[str] = set()
-    for m, metric in enumerate(data["metric"].values.tolist()):
-        for column, knob in enumerate(shown, 1):
-            rows = [i for i, k in enumerate(knobs) if k == knob]
-            value, low, high = (
-                data[f"sensitivity{e}"].values[rows, m] for e in ("", "_low", "_high")
-            )
-            if np.isnan(value).all():
-                continue
-            name = str(metric).replace("_", " ")
-            figure.add_scatter(
-                x=data["at"].values[rows].tolist(),
-                y=value.tolist(),
-                name=name,
-                legendgroup=name,
-                showlegend=name not in named,
-                mode="lines+markers",
-                line={"color": CATEGORIES[m], "width": 2},
-                error_y={
-                    "array": np.nan_to_num(high - value).tolist(),
-                    "arrayminus": np.nan_to_num(value - low).tolist(),
-                    "thickness": 1.2,
-                    "width": 3,
-                },
-                hovertemplate=f"{markup(name)}, {_KNOBS.get(knob, knob)} %{{x:g}}: %{{y:.3f}}"
-                "<extra></extra>",
-                row=1,
-                col=column,
-            )
-            named.add(name)
+    for m in range(data.sizes["metric"]):
+        _add_curves(figure, data, shown, m)
     name = label(str(data["model_name"].values[0]), 40)
     styled(figure, "What the settings do to the metrics", f"{name}; {_settings(data)}", height=420)
     figure.update_layout(
@@ -142,6 +125,31 @@ def sensitivity_figure(data: xr.Dataset) -> go.Figure:
         )
     figure.update_yaxes(range=[-0.02, 1.04])
     return figure
+
+
+def _add_curves(figure: go.Figure, data: xr.Dataset, shown: list[str], m: int) -> None:
+    """Draw one metric in every panel; one entry in the legend stands for all."""
+    name, named = str(data["metric"].values[m]).replace("_", " "), False
+    for column, knob in enumerate(shown, 1):
+        rows = np.flatnonzero(data["knob"].values.astype(str) == knob)
+        value, low, high = (data[f"sensitivity{e}"].values[rows, m] for e in ("", "_low", "_high"))
+        if np.isnan(value).all():
+            continue
+        figure.add_scatter(
+            x=data["at"].values[rows].tolist(),
+            y=value.tolist(),
+            name=name,
+            legendgroup=name,
+            showlegend=not named,
+            mode="lines+markers",
+            line={"color": CATEGORIES[m], "width": 2},
+            error_y=_error_bars(value, low, high),
+            hovertemplate=f"{markup(name)}, {_KNOBS.get(knob, knob)} %{{x:g}}: %{{y:.3f}}"
+            "<extra></extra>",
+            row=1,
+            col=column,
+        )
+        named = True
 
 
 def _settings(data: xr.Dataset) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import xarray as xr
@@ -82,28 +82,18 @@ def ablation_of(
         ValueError: Conditions do not fit the rows, or the first is not ``"intact"``.
     """
     _check_conditions(list(heads), len(right), INTACT)
-    rows: dict[str, list[Interval]] = {}
-    for i in range(len(right)):
-        found = {
-            "accuracy": accuracy_interval(right[i], group, n_bootstrap=n_bootstrap, seed=seed),
-            "logit_difference": grouped_bootstrap(
-                logit_difference[i], group, n_bootstrap=n_bootstrap, seed=seed
-            ),
-            "accuracy_change": difference_interval(
-                right[i], right[0], group, n_bootstrap=n_bootstrap, seed=seed
-            ),
-            "logit_difference_change": grouped_bootstrap(
-                logit_difference[i] - logit_difference[0],
-                group,
-                n_bootstrap=n_bootstrap,
-                seed=seed,
-            ),
-        }
-        if i == 0:
-            # Intact against itself is no estimate.
-            found["accuracy_change"] = found["logit_difference_change"] = Interval(0.0, 0.0, 0.0)
-        for name, interval in found.items():
-            rows.setdefault(name, []).append(interval)
+    drawn: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed}
+    gap = logit_difference
+    # Intact against itself is no estimate.
+    none, others = [Interval(0.0, 0.0, 0.0)], range(1, len(right))
+    rows = {
+        "accuracy": [accuracy_interval(x, group, **drawn) for x in right],
+        "logit_difference": [grouped_bootstrap(x, group, **drawn) for x in gap],
+        "accuracy_change": none
+        + [difference_interval(right[i], right[0], group, **drawn) for i in others],
+        "logit_difference_change": none
+        + [grouped_bootstrap(gap[i] - gap[0], group, **drawn) for i in others],
+    }
     data = xr.Dataset(
         {
             f"{name}{end}": ("condition", np.array([float(v[n]) for v in values]))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import xarray as xr
@@ -94,22 +94,15 @@ def reconstruction_of(
     through = np.zeros(len(source), dtype=np.bool_)
     through[~real] = run_through(places, np.c_[source, target][~real], np.c_[u, true[u, w]])
     kinds, counts = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
-    n_true, n_used = int((true >= 0).sum()), int(real.sum())
-    n_invented = len(source) - n_used
-    numbers: dict[str, int | float] = {
+    walks = {
         "n_walks": len(valid),
         "n_valid": int(valid.sum()),
         "n_failed": int((reasons != "").sum()),
-        "n_true": n_true,
-        "n_true_used": n_used,
-        "n_invented": n_invented,
-        "n_through": int(through.sum()),
-        "edge_precision": n_used / len(source) if len(source) else float("nan"),
-        "edge_recall": n_used / n_true,
     }
     labels = np.array(names[1], dtype=object)
     data = xr.Dataset(
-        dict(numbers)
+        walks
+        | _street_counts(real, through, len(u))
         | {
             "source": ("street", source),
             "target": ("street", target),
@@ -129,6 +122,21 @@ def reconstruction_of(
     )
     data["x"].attrs["long_name"] = origin
     return MapReconstruction(data, provenance)
+
+
+def _street_counts(
+    real: Bool[np.ndarray, " street"], through: Bool[np.ndarray, " street"], n_true: int
+) -> dict[str, Any]:
+    """Count streets in use, by whether they are real and whether they run through real ones."""
+    n_used = int(real.sum())
+    return {
+        "n_true": n_true,
+        "n_true_used": n_used,
+        "n_invented": len(real) - n_used,
+        "n_through": int(through.sum()),
+        "edge_precision": n_used / len(real) if len(real) else float("nan"),
+        "edge_recall": n_used / n_true,
+    }
 
 
 def run_through(
