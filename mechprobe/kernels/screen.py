@@ -10,8 +10,8 @@ rounding took from them and :math:`\gamma` the error of a sum of products in flo
 
 by Cauchy and Schwarz. Rows of a residual stream, and columns of an unembedding, lie mostly along a
 few directions :math:`Q`, so their parts in these, :math:`(x Q)(Q^\top w)`, are multiplied in two
-parts each, which hold twice the digits, and the bound is over what is left of both: two fifths of
-it in SmolLM2. Ids that the bound does not exclude from the k most likely ones, or does not put on
+parts each, which hold twice the digits, and the bound is over what is left of both: less than half
+of it in SmolLM2. Ids that the bound does not exclude from the k most likely ones, or does not put on
 one side of a target, are multiplied again in float64. The products are read as they arrive, in the
 sources ``apart.c`` and ``screen.c``, and never written down.
 """
@@ -28,7 +28,7 @@ from mechprobe.kernels.native import Found, empty_found
 from mechprobe.kernels.source import compiled
 from mechprobe.kernels.topk import BLOCK, block_maxima
 
-# Each costs three columns of the product: 16 cost a twelfth of it and take off 0.58 of the bound.
+# Each costs three parts of the product: 16 cost a twelfth of it and take off 0.55 of the bound.
 _DIRECTIONS = 16
 _POWERS = 6
 _COLUMNS_SEEN = 1024
