@@ -11,7 +11,7 @@ rounding took from them and :math:`\gamma` the error of a sum of products in flo
 by Cauchy and Schwarz. Rows of a residual stream, and columns of an unembedding, lie mostly along a
 few directions :math:`Q`, so their parts in these, :math:`(x Q)(Q^\top w)`, are multiplied in two
 parts each, which hold twice the digits, and the bound is over what is left of both: less than half
-of it in SmolLM2. Ids that the bound does not exclude from the k most likely ones, or does not put on
+of it in SmolLM2. Ids that the bound does not exclude from the most likely ones, or does not put on
 one side of a target, are multiplied again in float64. The products are read as they arrive, in the
 sources ``apart.c`` and ``screen.c``, and never written down.
 """
