@@ -4,9 +4,7 @@
 #include "native.h"
 
 /* Norms of a vector, in this order: see `Norms` in kernels/screen.py. */
-enum {
-    WHOLE, ALONG, ACROSS, ACROSS_ALONG, HIGH, LOW, LOSS, LOSS_ONCE, LOSS_TWICE, FIRST, PARTS, N_NORMS
-};
+enum { ALONG, ACROSS, ACROSS_ALONG, HIGH, LOW, LOSS, LOSS_ONCE, LOSS_TWICE, FIRST, PARTS, N_NORMS };
 
 typedef struct {
     const float *x;  /* [vector, d_model] */
@@ -74,7 +72,7 @@ static void take_apart(const Apart *in, long v, double *restrict x, double *rest
         square[ACROSS_ALONG] += still * still;
     }
     round_all(across, half, d, square);
-    square[WHOLE] = square_of(x, d), square[ACROSS] = square_of(across, d);
+    square[ACROSS] = square_of(across, d);
     square[PARTS] = square[FIRST] + 2 * square[HIGH] + square[LOW];
     for (long i = 0; i < N_NORMS; i++)
         in->norms[v * N_NORMS + i] = sqrt(square[i]);

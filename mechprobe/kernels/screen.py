@@ -42,8 +42,7 @@ class Norms(NamedTuple):
     """Norms of vectors taken apart, in the order of the source.
 
     Attributes:
-        whole: Of the vector.
-        along: Of its part in the directions.
+        along: Of the part in the directions.
         across: Of what is left without the next two.
         across_along: Of what of that lies in the directions still.
         high: Of the part in the directions, rounded.
@@ -55,7 +54,6 @@ class Norms(NamedTuple):
         parts: Of all that is multiplied.
     """
 
-    whole: Float64[Tensor, " row"]
     along: Float64[Tensor, " row"]
     across: Float64[Tensor, " row"]
     across_along: Float64[Tensor, " row"]
