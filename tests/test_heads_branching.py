@@ -11,8 +11,8 @@ import torch
 from tests.test_heads_scores import (
     WITHOUT_SCORES,
     Reference,
+    assert_scores,
     choice,
-    close,
     custom,
     logic,
     newline,
@@ -27,7 +27,7 @@ def never(_: object) -> bool:
     return False
 
 
-def three_ways(model: Any, task: Any, **options: Any) -> None:
+def assert_three_ways_agree(model: Any, task: Any, **options: Any) -> None:
     """Branched in a batch, branched one by one, and every whole text run for itself."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mechprobe.heads.scores.branching", never)
@@ -35,7 +35,7 @@ def three_ways(model: Any, task: Any, **options: Any) -> None:
     whole = full.score.values.astype(np.float64)
     for batch_size in (None, 1):
         found = read(model, task, batch_size=batch_size, **options)
-        close(found.score, whole)
+        assert_scores(found.score, whole)
         own, theirs = found.model_log_prob.values, full.model_log_prob.values
         np.testing.assert_allclose(own, theirs, rtol=0, atol=2e-5)
 
@@ -47,10 +47,10 @@ def three_ways(model: Any, task: Any, **options: Any) -> None:
 def test_branching_equals_full_passes(tiny: Callable[..., Any], name: str) -> None:
     model, task = tiny(name, tasks=True), logic()
     assert len({len(model.to_tokens(e.prompt)[0]) for e in task}) == len(task)
-    three_ways(model, task)
+    assert_three_ways_agree(model, task)
     if name not in WITHOUT_SCORES:
-        three_ways(model, logic(3), score="rotated")
-        three_ways(model, logic(3), score="attention")
+        assert_three_ways_agree(model, logic(3), score="rotated")
+        assert_three_ways_agree(model, logic(3), score="attention")
 
 
 def test_the_prompt_is_run_once(task_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,8 +79,8 @@ def test_the_padding_side_of_the_tokenizer_does_not_matter(
     model, task = tiny("gpt2", tasks=True), logic()
     reference = Reference(model)
     monkeypatch.setattr(model.tokenizer, "padding_side", side)
-    close(read(model, task).score, reference.candidates(task, "qk"))
-    close(read(model, choice(3)).score, reference.options(choice(3), "qk", newline))
+    assert_scores(read(model, task).score, reference.candidates(task, "qk"))
+    assert_scores(read(model, choice(3)).score, reference.options(choice(3), "qk", newline))
 
 
 SLIDING: dict[str, dict[str, Any]] = {
@@ -105,13 +105,13 @@ def test_a_window_that_prompts_exceed(
     reference = Reference(model)
     assert min(len(reference.ids(e.prompt)) for e in task) > 8
     for score in SCORES:
-        close(read(model, task, score=score).score, reference.candidates(task, score))
-    three_ways(model, task, score="attention")
+        assert_scores(read(model, task, score=score).score, reference.candidates(task, score))
+    assert_three_ways_agree(model, task, score="attention")
     near = read(model, task, score="attention").score.values
     assert (near > 0).all()
     # The first option's letter is out of sight of a layer that slides, as it is in full passes.
     options = {"score": "attention", "query": "candidate", "key": "label"}
-    three_ways(model, choice(2), **options)
+    assert_three_ways_agree(model, choice(2), **options)
     far = read(model, choice(2), **options).score.values
     slides = {"mistral": [True] * 3, "gemma2": [True, False, True], "gemma3": [True, False, True]}
     for layer, hidden in enumerate(slides[name]):
@@ -126,8 +126,8 @@ def test_a_window_longer_than_some_prompts(tmp_path: Path, name: str) -> None:
     model = custom(tmp_path, name, **size)
     lengths = [len(model.to_tokens(e.prompt)[0]) for e in task]
     assert min(lengths) < 20 < max(lengths)
-    three_ways(model, task)
-    close(read(model, task).score, Reference(model).candidates(task, "qk"))
+    assert_three_ways_agree(model, task)
+    assert_scores(read(model, task).score, Reference(model).candidates(task, "qk"))
 
 
 def test_a_model_that_takes_no_positions(tiny: Callable[..., Any]) -> None:
@@ -136,7 +136,7 @@ def test_a_model_that_takes_no_positions(tiny: Callable[..., Any]) -> None:
     model = tiny("bloom", tasks=True)
     assert not takes_positions(model)
     assert takes_positions(tiny("llama", tasks=True))
-    close(read(model, logic()).score, Reference(model).candidates(logic(), "qk"))
+    assert_scores(read(model, logic()).score, Reference(model).candidates(logic(), "qk"))
 
 
 @pytest.mark.parametrize("query", ["last", "candidate"])
@@ -144,7 +144,7 @@ def test_candidates_of_different_number(tiny: Callable[..., Any], query: str) ->
     model, task = tiny("gpt2", tasks=True), choice()
     assert {len(e.candidates) for e in task} == {2, 3, 4}
     for score in ("qk", "attention"):
-        three_ways(model, task, score=score, query=query, key="label")
+        assert_three_ways_agree(model, task, score=score, query=query, key="label")
     data = read(model, task, query=query, key="label")
     missing = data.candidate_text.values == ""
     assert missing.sum() == 6
@@ -160,15 +160,15 @@ def test_bfloat16_is_multiplied_in_float32(tiny: Callable[..., Any]) -> None:
     full = tiny("llama", tasks=True)
     for score in ("qk", "cosine"):
         options = reference.options(choice(2), score, newline)
-        close(read(model, choice(2), score=score, batch_size=1).score, options, 1e-6)
+        assert_scores(read(model, choice(2), score=score, batch_size=1).score, options, 1e-6)
     for score in SCORES:
         exact = read(full, task, score=score).score.values.astype(np.float64)
-        close(read(model, task, score=score).score, exact, 0.05)
+        assert_scores(read(model, task, score=score).score, exact, 0.05)
 
 
 def test_float64_models_are_read(tiny: Callable[..., Any]) -> None:
     model, task = tiny("gpt2", tasks=True, dtype=torch.float64), logic(3)
-    close(read(model, task).score, Reference(model).candidates(task, "qk"), 1e-7)
+    assert_scores(read(model, task).score, Reference(model).candidates(task, "qk"), 1e-7)
 
 
 def test_layers_are_a_part_of_all(task_model: Any) -> None:

@@ -59,7 +59,7 @@ def outputs(model: Any, task: Any) -> list[Any]:
     return [model.run_with_cache(model.to_tokens(e.prompt), names_filter=names)[1] for e in task]
 
 
-def check(found: Any, intact: Margins, ablated: Margins) -> None:
+def assert_margins(found: Any, intact: Margins, ablated: Margins) -> None:
     """Compare means, and that the ablation did something."""
     assert np.abs(ablated - intact).max() > 1e-3
     for condition, margins in (("intact", intact), ("ablated", ablated)):
@@ -85,7 +85,9 @@ def test_zero_equals_hooks_made_by_hand(tiny: Callable[..., Any], name: str) -> 
         model, task, spelling, lambda _: replace_heads(HEADS, lambda *_: torch.zeros(()))
     )
     for batch_size in (None, 1):
-        check(ablate(model, task, how="zero", controls=0, batch_size=batch_size), intact, ablated)
+        assert_margins(
+            ablate(model, task, how="zero", controls=0, batch_size=batch_size), intact, ablated
+        )
 
 
 def test_zero_equals_output_weights_of_zero(tmp_path: Any) -> None:
@@ -102,7 +104,7 @@ def test_zero_equals_output_weights_of_zero(tmp_path: Any) -> None:
         for layer, head in HEADS:
             o = model.original_model.model.layers[layer].self_attn.o_proj
             getattr(o, "original_component", o).weight[:, head * 8 : head * 8 + 8] = 0.0
-    check(found, intact, by_hand(model, task, spelling, lambda _: []))
+    assert_margins(found, intact, by_hand(model, task, spelling, lambda _: []))
 
 
 def test_mean_is_the_mean_over_all_tokens(task_model: Any) -> None:
@@ -118,7 +120,7 @@ def test_mean_is_the_mean_over_all_tokens(task_model: Any) -> None:
     intact = by_hand(task_model, task, spelling, lambda _: [])
     for batch_size in (None, 2):
         found = ablate(task_model, task, how="mean", controls=0, batch_size=batch_size)
-        check(found, intact, ablated)
+        assert_margins(found, intact, ablated)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -146,7 +148,7 @@ def test_resample_is_another_example_aligned_from_the_end(task_model: Any, seed:
         found = ablate(
             task_model, task, how="resample", controls=0, seed=seed, batch_size=batch_size
         )
-        check(found, intact, by_hand(task_model, task, spelling, taken))
+        assert_margins(found, intact, by_hand(task_model, task, spelling, taken))
 
 
 def test_controls_match_layers_and_share_no_head(task_model: Any) -> None:

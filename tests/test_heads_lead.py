@@ -9,8 +9,8 @@ import torch
 
 from tests.test_heads_scores import (
     WITHOUT_SCORES,
+    assert_scores,
     choice,
-    close,
     logic,
     one_thread,  # noqa: F401 (a fixture)
     read,
@@ -62,7 +62,7 @@ def test_scores_stay_the_same(
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(lead, "_WORTH_SHARING", 10_000)
                 alone = read(model, task, score=score, batch_size=batch_size)
-            close(found.score, alone.score.values.astype(np.float64))
+            assert_scores(found.score, alone.score.values.astype(np.float64))
             np.testing.assert_allclose(
                 found.model_log_prob.values, alone.model_log_prob.values, rtol=0, atol=2e-5
             )

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tests.test_heads_scores import (
     Reference,
+    assert_scores,
     choice,
-    close,
     logic,
     newline,
     one_thread,  # noqa: F401 (a fixture)
@@ -128,7 +128,7 @@ def test_sentencepiece(tmp_path: Path, bos: bool, emoji: str) -> None:
     reference = Reference(model)
     # Words are not cut at newlines here, so that a full stop may hold the newline after it.
     task = replace(choice(2), examples=tuple(_spaced(e) for e in choice(2)))
-    close(read(model, task).score, reference.options(task, "qk", newline))
+    assert_scores(read(model, task).score, reference.options(task, "qk", newline))
 
 
 def _spaced(example: Any) -> Any:
@@ -195,9 +195,9 @@ def test_few_shots_read_the_last_question(task_model: Any) -> None:
     reference = Reference(task_model)
     task = logic(4).with_shots(2)
     assert task[0].prompt.count("Answer:") == 3
-    close(read(task_model, task).score, reference.candidates(task, "qk"))
+    assert_scores(read(task_model, task).score, reference.candidates(task, "qk"))
     task = choice(3).with_shots(1)
-    close(read(task_model, task).score, reference.options(task, "qk", newline))
+    assert_scores(read(task_model, task).score, reference.options(task, "qk", newline))
 
 
 def test_a_bos_in_the_text_is_not_a_second_one(task_model: Any) -> None:
@@ -243,4 +243,4 @@ def test_chat_templates(smollm2: Any) -> None:
     for c, candidate in enumerate(example.candidates):
         whole = smollm2.tokenizer(f"{example.prompt} {candidate}", add_special_tokens=False)
         theirs = reference.at(whole["input_ids"], len(key.ids), key.keys[0][0], "qk")
-        close(read(smollm2, task, key="statement_end").score.values[0, c], theirs)
+        assert_scores(read(smollm2, task, key="statement_end").score.values[0, c], theirs)

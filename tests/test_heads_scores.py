@@ -168,7 +168,7 @@ def read(model: Any, task: Any, **options: Any) -> Any:
     return qk_scores(model, task, progress=False, **options).data
 
 
-def close(ours: Any, theirs: Scores, tolerance: float = TOLERANCE) -> None:
+def assert_scores(ours: Any, theirs: Scores, tolerance: float = TOLERANCE) -> None:
     """Missing at the same places, and equal up to a part of the largest score."""
     ours = np.asarray(ours, np.float64)
     assert ours.shape == theirs.shape
@@ -177,11 +177,11 @@ def close(ours: Any, theirs: Scores, tolerance: float = TOLERANCE) -> None:
     assert np.nanmax(np.abs(ours - theirs)) <= tolerance * np.nanmax(np.abs(theirs))
 
 
-def compare(model: Any, score: str, reference: Reference) -> None:
+def assert_equals_cache(model: Any, score: str, reference: Reference) -> None:
     """Both layouts of short tasks."""
-    close(read(model, logic(2), score=score).score, reference.candidates(logic(2), score))
+    assert_scores(read(model, logic(2), score=score).score, reference.candidates(logic(2), score))
     options = reference.options(choice(2), score, newline)
-    close(read(model, choice(2), score=score).score, options)
+    assert_scores(read(model, choice(2), score=score).score, options)
 
 
 @pytest.mark.parametrize("name", [*WITH_SCORES, *WITHOUT_SCORES])
@@ -189,7 +189,7 @@ def test_scores_equal_the_cache(tiny: Callable[..., Any], name: str) -> None:
     model = tiny(name, tasks=True)
     reference = Reference(model)
     for score in ("qk", "cosine", *(("rotated", "attention") if name in WITH_SCORES else ())):
-        compare(model, score, reference)
+        assert_equals_cache(model, score, reference)
 
 
 @pytest.mark.parametrize(("share", "rotated"), [(0.25, 2), (0.5, 4)])  # of a head's 8 components
@@ -202,7 +202,7 @@ def test_partial_rotary_is_ours(tmp_path: Path, share: float, rotated: int) -> N
     assert 2 * len(model.original_model.base_model.rotary_emb.inv_freq) == rotated
     assert attention_path(model, "rotated").rotate is not None
     reference = Reference(model)
-    compare(model, "rotated", reference)
+    assert_equals_cache(model, "rotated", reference)
     theirs = reference.candidates(logic(3), "rotated")
     plain = reference.candidates(logic(3), "qk") / np.sqrt(model.cfg.d_head)
     assert np.abs(plain - theirs).max() > 0.01 * np.abs(theirs).max()
@@ -219,10 +219,10 @@ def test_the_soft_cap_of_gemma_moves_scores(tiny: Callable[..., Any]) -> None:
     assert cap == 50.0
     before = cap * np.arctanh(theirs / cap)
     assert (np.abs(before - theirs) > 0.1 * np.abs(theirs)).any()
-    compare(model, "rotated", reference)
+    assert_equals_cache(model, "rotated", reference)
     # A cap is not linear: every token of an option is capped before the mean.
     means = reference.options(task, "rotated", content)
-    close(read(model, task, score="rotated", key="content_mean").score, means)
+    assert_scores(read(model, task, score="rotated", key="content_mean").score, means)
 
 
 KEYS: dict[str, Tokens] = {
@@ -241,21 +241,21 @@ def test_every_key_of_options(task_model: Any, score: str) -> None:
     for key, tokens in KEYS.items():
         ours = read(task_model, task, score=score, key=key).score
         assert np.isnan(ours[0, 2:]).all()
-        close(ours, reference.options(task, score, tokens))
+        assert_scores(ours, reference.options(task, score, tokens))
 
 
 def test_statement_end_and_both_spellings(task_model: Any) -> None:
     reference, task = Reference(task_model), logic(3)
     for spelling, lead in (("space", " "), ("bare", "")):
         ours = read(task_model, task, spelling=spelling).score
-        close(ours, reference.candidates(task, "qk", lead))
+        assert_scores(ours, reference.candidates(task, "qk", lead))
     ours = read(task_model, task, key="statement_end").score.values
     for i, example in enumerate(task):
         ids = reference.ids(example.prompt)
         key = reference.token_at(ids, example.statement.end - 1)
         for c, candidate in enumerate(example.candidates):
             whole = reference.ids(f"{example.prompt} {candidate}")
-            close(ours[i, c], reference.at(whole, len(ids), key, "qk"))
+            assert_scores(ours[i, c], reference.at(whole, len(ids), key, "qk"))
 
 
 @pytest.mark.parametrize("score", ["qk", "attention"])
@@ -268,7 +268,7 @@ def test_options_can_be_keys_of_candidates(task_model: Any, score: str) -> None:
         for c, (letter, option) in enumerate(zip(example.candidates, example.options, strict=True)):
             whole = reference.ids(f"{example.prompt} {letter}")
             key = reference.token_at(ids, option.label.start)
-            close(ours[i, c], reference.at(whole, len(ids), key, score))
+            assert_scores(ours[i, c], reference.at(whole, len(ids), key, score))
         assert np.isnan(ours[i, len(example.candidates) :]).all()
 
 
@@ -292,8 +292,8 @@ def test_qk_norm_by_hand(tiny: Callable[..., Any], name: str) -> None:
             )  # fmt: skip
             k = k.repeat_interleave(len(q) // len(k), dim=0)
             found = (q * k).sum(-1)
-            close(ours["qk"][c, x], found.numpy())
-            close(ours["cosine"][c, x], (found / (q.norm(dim=-1) * k.norm(dim=-1))).numpy())
+            assert_scores(ours["qk"][c, x], found.numpy())
+            assert_scores(ours["cosine"][c, x], (found / (q.norm(dim=-1) * k.norm(dim=-1))).numpy())
 
 
 def _normed(norm: Any, heads: torch.Tensor, d_head: int) -> torch.Tensor:
@@ -329,9 +329,9 @@ def test_smollm2_equals_the_cache(smollm2: Any) -> None:
     reference = Reference(smollm2)
     for score in ("qk", "rotated", "cosine", "attention"):
         ours = read(smollm2, logic(2), score=score).score
-        close(ours, reference.candidates(logic(2), score))
+        assert_scores(ours, reference.candidates(logic(2), score))
         ours = read(smollm2, choice(1), score=score).score
-        close(ours, reference.options(choice(1), score, newline))
+        assert_scores(ours, reference.options(choice(1), score, newline))
 
 
 def test_provenance_names_the_questions_by_the_digest_of_their_task(task_model: Any) -> None:

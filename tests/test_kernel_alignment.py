@@ -79,7 +79,7 @@ def cosine(a: list[float], b: list[float]) -> float:
     return dot(a, b) / norm if norm else 0.0
 
 
-def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-12) -> None:
+def assert_near(ours: Tensor, theirs: Tensor, tolerance: float = 1e-12) -> None:
     scale = max(1.0, float(theirs.abs().max()))
     torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=tolerance * scale)
 
@@ -90,7 +90,7 @@ def test_product_equals_loops(problem: Problem) -> None:
 
     ours = qk_alignment(problem.q, problem.k, problem.weight)
     assert ours.dtype == torch.float64
-    close(ours, loops(problem, dot))
+    assert_near(ours, loops(problem, dot))
 
 
 @given(problems())
@@ -98,7 +98,7 @@ def test_cosine_equals_loops(problem: Problem) -> None:
     from mechprobe.kernels.alignment import cosine_alignment
 
     ours = cosine_alignment(problem.q, problem.k, problem.weight)
-    close(ours, loops(problem, cosine))
+    assert_near(ours, loops(problem, cosine))
     assert bool((ours.abs() <= problem.weight.sum(-1)[..., None] + 1e-12).all())
 
 
@@ -111,7 +111,7 @@ def test_attention_logits_equal_loops(problem: Problem, scale: float, cap: float
         return z if cap is None else cap * math.tanh(z / cap)
 
     ours = attention_logits(problem.q, problem.k, problem.weight, scale, cap)
-    close(ours, loops(problem, logit))
+    assert_near(ours, loops(problem, logit))
 
 
 @given(problems(), st.integers(0, 2**32))
@@ -161,8 +161,8 @@ def test_half_precision_is_summed_in_float32(dtype: torch.dtype) -> None:
     assert ours.dtype == torch.float32
     exact = loops(Problem(q.double(), k.double(), weight.double()), dot)
     assert float(exact.abs().max()) > 65504
-    close(ours, exact, 1e-6)
-    close(cosine_alignment(q, k, weight), loops(Problem(q, k, weight), cosine), 1e-6)
+    assert_near(ours, exact, 1e-6)
+    assert_near(cosine_alignment(q, k, weight), loops(Problem(q, k, weight), cosine), 1e-6)
     assert attention_logits(q, k, weight, 0.125, 50.0).dtype == torch.float32
     pattern = torch.full((1, 1, 1, 1000), 1e-3, dtype=dtype)
     mass = attention_weights(pattern, torch.ones(1, 1, 1000))

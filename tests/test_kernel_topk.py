@@ -45,7 +45,7 @@ def lay_out(values: Tensor, layout: str) -> Tensor:
     return values
 
 
-def check(values: Tensor, k: int) -> None:
+def assert_top_k(values: Tensor, k: int) -> None:
     from mechprobe.kernels import top_k
 
     before = values.clone()
@@ -71,7 +71,7 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, int]:
 @settings(deadline=None, max_examples=300)
 @given(problems())
 def test_equals_a_sort_by_value_then_id(problem: tuple[Tensor, int]) -> None:
-    check(*problem)
+    assert_top_k(*problem)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
@@ -79,8 +79,8 @@ def test_equals_a_sort_by_value_then_id(problem: tuple[Tensor, int]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_long_rows_search_blocks(kind: str, extra: int, k: int) -> None:
     rng = np.random.default_rng(k)
-    check(fill(kind, (6, 128 * (k + 1) + extra), rng), k)
-    check(fill(kind, (6, 128 * (k + 1) - 1 + extra), rng), k)
+    assert_top_k(fill(kind, (6, 128 * (k + 1) + extra), rng), k)
+    assert_top_k(fill(kind, (6, 128 * (k + 1) - 1 + extra), rng), k)
 
 
 def test_long_rows_are_not_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,9 +97,9 @@ def test_long_rows_are_not_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
         return full(values, k)
 
     monkeypatch.setattr(topk, "_top_k_sorted", count)
-    check(values[[0, 2]], 5)
+    assert_top_k(values[[0, 2]], 5)
     assert sorted_rows == []
-    check(values, 5)
+    assert_top_k(values, 5)
     assert sorted_rows == []
     values[1, 7:11] = torch.nan
     values[1, [3, 1999]] = 7.0
@@ -118,17 +118,17 @@ def test_ties_within_a_block_across_blocks_and_in_the_tail(where: list[int], k: 
     """The largest values sit together, apart, or past the last whole block."""
     values = torch.zeros(1, 32 * 64 + 3, dtype=torch.float64)
     values[0, where] = 1.0
-    check(values, k)
+    assert_top_k(values, k)
     values[0, where] = torch.arange(1.0, len(where) + 1, dtype=torch.float64)
-    check(values, k)
+    assert_top_k(values, k)
 
 
 def test_a_tie_across_the_cut_is_settled_row_by_row() -> None:
     values = torch.arange(1000.0).flip(0).repeat(3, 1)
     values[1, [3, 700]] = values[1, 2].item()
     values[2, 999] = values[2, 1].item()
-    check(values, 2)
-    check(values, 3)
+    assert_top_k(values, 2)
+    assert_top_k(values, 3)
 
 
 @pytest.mark.parametrize(("n", "k"), [(10, 3), (10, 10), (1000, 3)])

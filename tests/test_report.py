@@ -176,6 +176,7 @@ def test_figures_follow_a_change_of_scheme(written: Path) -> None:
         before = seen.page.evaluate(fill)
         seen.page.emulate_media(color_scheme="dark")
         seen.page.wait_for_function(f"(before) => {fill} !== before", arg=before)
+        assert seen.page.evaluate(fill) != before
 
 
 @pytest.mark.browser
