@@ -54,9 +54,7 @@ def run_heads_bench(
     Example:
         >>> report = run_heads_bench(workloads=["2x200"], repeats=1)  # doctest: +SKIP
     """
-    for name in workloads:
-        heads_workload(name)
-    kind = Kind("heads", HEADS_CONTENDERS, "task.jsonl", _compare)
+    kind = Kind("heads", HEADS_CONTENDERS, "task.jsonl", heads_workload, _compare)
     return run_rounds(kind, str(model), workloads, contenders, repeats, progress=progress)
 
 

@@ -60,10 +60,8 @@ def run_lens_bench(
     Example:
         >>> report = run_lens_bench(workloads=["1x16"], repeats=1)  # doctest: +SKIP
     """
-    for name in workloads:
-        workload(name)
     known = LENS_CONTENDERS + LENS_PEERS * peers
-    kind = Kind("lens", known, "ids.npy", _compare)
+    kind = Kind("lens", known, "ids.npy", workload, _compare)
     return run_rounds(kind, str(model), workloads, contenders, repeats, progress=progress)
 
 

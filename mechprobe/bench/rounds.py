@@ -38,12 +38,14 @@ class Kind:
         name: ``"lens"``, ``"heads"`` and so on; tells a worker where its contender is.
         contenders: Their names, in the order of every round.
         input: File name of the input that they share.
+        parse: Raises ``ValueError`` of a name of a workload that is malformed.
         compare: Says whether a contender's outputs equal ours.
     """
 
     name: str
     contenders: tuple[str, ...]
     input: str
+    parse: Callable[[str], object]
     compare: Compare
 
 
@@ -86,9 +88,11 @@ def run_rounds(
     """Run one benchmark: every contender in its own process, in turns.
 
     Raises:
-        ValueError: An unknown contender, or no repetition.
+        ValueError: An unknown contender, a malformed workload, or no repetition.
         RuntimeError: mechprobe itself failed; a peer that fails costs its own row only.
     """
+    for work in workloads:
+        kind.parse(work)
     if repeats < 1:
         msg = f"repeats={repeats}; at least one repetition is timed."
         raise ValueError(msg)

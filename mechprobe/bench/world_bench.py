@@ -55,9 +55,7 @@ def run_world_bench(
     """
     from mechprobe.bench.world_contenders import world_work
 
-    for name in workloads:
-        world_work(name)
-    kind = Kind("world", WORLD_CONTENDERS, "pairs.npz", _compare)
+    kind = Kind("world", WORLD_CONTENDERS, "pairs.npz", world_work, _compare)
     found = run_rounds(kind, str(model), workloads, contenders, repeats, progress=progress)
     product = "CPU s of 50 float32 products 1024 x 1024 on one thread"
     return replace(
