@@ -17,7 +17,7 @@ def test_generation_is_timed_and_compared(tmp_path: Path) -> None:
     from mechprobe.bench.generation_bench import GENERATION_CONTENDERS
     from mechprobe.bench.generation_contenders import CONTENDERS
 
-    folder, ids = save_tiny(tmp_path / "m", "llama"), tmp_path / "ids.npy"
+    folder, ids = save_tiny(tmp_path / "m", "llama"), tmp_path / "prompt.npz"
     ours: Any = CONTENDERS["mechprobe"](str(folder))
     ours.draw("6+5", ids)
     ours.take(ids)

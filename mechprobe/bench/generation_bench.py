@@ -47,7 +47,7 @@ def run_generation_bench(
     Example:
         >>> report = run_generation_bench(workloads=["16+2"], repeats=1)  # doctest: +SKIP
     """
-    kind = Kind("generation", GENERATION_CONTENDERS, "ids.npy", generation_workload, _compare)
+    kind = Kind("generation", GENERATION_CONTENDERS, "prompt.npz", generation_workload, _compare)
     return run_rounds(kind, str(model), workloads, contenders, repeats, progress=progress)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mechprobe.bench.contender import Arrays, Contender
-from mechprobe.bench.lens_contenders import HuggingFaceLoop
+from mechprobe.bench.lens_contenders import hugging_face
 from mechprobe.bench.workload import TOP_K, generation_workload
 from mechprobe.lens import generate_with_lens
 from mechprobe.models import load_model, run, tokenizer_of
@@ -21,8 +21,9 @@ class _Taker:
 
     def take(self, file: Path) -> None:
         """Read the prompt and the number of steps."""
-        drawn = torch.from_numpy(np.load(file))
-        self.prompt, self.n_steps = drawn[:1, :-1], int(drawn[0, -1])
+        with np.load(file) as drawn:
+            self.prompt = torch.from_numpy(drawn["prompt"])
+            self.n_steps = int(drawn["n_steps"])
 
     def n_bytes(self, result: Any) -> int:  # noqa: ARG002
         """Return 0: a few tokens."""
@@ -41,9 +42,8 @@ class Mechprobe(_Taker):
         """Write the prompt, and how many tokens shall follow, for all contenders."""
         prompt, n_steps = generation_workload(work)
         ids = prompt.draw(int(self.model.cfg.d_vocab), tokenizer_of(self.model))
-        ids[:, -1] = n_steps
-        with file.open("wb") as out:
-            np.save(out, ids)
+        # Without the token that a lens would follow.
+        np.savez(file, prompt=ids[:, :-1], n_steps=n_steps)
 
     def forward(self) -> None:
         """Run the prompt through the model's body."""
@@ -99,7 +99,7 @@ class HFGenerate(_Taker):
     outputs = "the tokens alone (Hugging Face's generate, the most likely token)"
 
     def __init__(self, model: str) -> None:
-        self.model: Any = HuggingFaceLoop(model).hf
+        self.model = hugging_face(model)
 
     @torch.no_grad()
     def forward(self) -> None:

@@ -163,6 +163,19 @@ class _TransformerLens(_Taker):
         return sum(v.nbytes for part in result for v in vars(part).values() if _is_tensor(v))
 
 
+def hugging_face(model: str) -> Any:
+    """Load a model as Hugging Face does, with its default attention."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    folder = packaged_model()[0] if model == NAME else model
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True
+    )
+    return loaded.eval()
+
+
 class HuggingFaceLoop(_Taker):
     """Plain Hugging Face and torch, one layer at a time, as most people write a lens."""
 
@@ -170,15 +183,7 @@ class HuggingFaceLoop(_Taker):
     norms = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 
     def __init__(self, model: str) -> None:
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        folder = packaged_model()[0] if model == NAME else model
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True
-        )
-        self.hf = self.model = loaded.eval()
+        self.hf = self.model = hugging_face(model)
         body = self.hf.base_model
         found = [getattr(body, name) for name in self.norms if hasattr(body, name)]
         if not found or any(getattr(self.hf.config, name, None) for name in _TRANSFORMS):
