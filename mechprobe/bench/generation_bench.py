@@ -34,7 +34,8 @@ def run_generation_bench(
         workloads: ``"<tokens of the prompt>+<tokens generated>"``, each.
         contenders: Some of ``mechprobe``, ``hf generate`` (Hugging Face's own ``generate``) and
             ``loop`` (``models.run``, word by word); by default all. mechprobe is always among them.
-        repeats: Timed repetitions; one only for a contender that takes over 60 s.
+        repeats: Timed repetitions; three times as many where mechprobe takes under 3 s, one only
+            for a contender that takes over 60 s.
         progress: Show a bar.
 
     Returns:

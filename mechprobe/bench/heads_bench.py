@@ -41,7 +41,8 @@ def run_heads_bench(
         contenders: Some of ``mechprobe``, ``run_with_cache`` (all hooks), ``run_with_cache q,k``
             (those names only), ``run_with_cache q,k x8`` (in batches) and ``forward``; all by
             default. mechprobe is always among them.
-        repeats: Timed repetitions; one only for a contender that takes over 60 s.
+        repeats: Timed repetitions; three times as many where mechprobe takes under 3 s, one only
+            for a contender that takes over 60 s.
         progress: Show a bar.
 
     Returns:

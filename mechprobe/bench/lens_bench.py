@@ -47,7 +47,8 @@ def run_lens_bench(
             ``hf_loop``, ``forward`` and ``forward+gemm``; by default all. mechprobe is always
             among them.
         peers: Also time ``nnsight`` and ``nnterp`` where they are installed, and name the others.
-        repeats: Timed repetitions; one only for a contender that takes over 60 s.
+        repeats: Timed repetitions; three times as many where mechprobe takes under 3 s, one only
+            for a contender that takes over 60 s.
         progress: Show a bar.
 
     Returns:

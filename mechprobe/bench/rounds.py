@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 OURS = "mechprobe"
 _SLOW_SECONDS = 60.0
+# What is over soon is moved most by the machine's moods, and costs least to repeat.
+_SHORT_SECONDS = 3.0
+_SHORT_ROUNDS = 3
 _PROCESSOR = Path("/proc/cpuinfo")
 
 # Of contender, workload, our arrays, its arrays, our worker, and a folder for files.
@@ -61,6 +64,7 @@ class Entry:
     slow: bool = False
     gone: bool = False
     ours: bool = False
+    warm_up: float = math.nan
     seconds: list[float] = field(default_factory=list)
     extra: list[float] = field(default_factory=list)
 
@@ -68,6 +72,7 @@ class Entry:
         """Run once; keep its time and memory, or its outputs in a file, or both if it is slow."""
         answer = self.process.ask(do="run", save=str(save) if save else None)
         seconds = float(answer["seconds"])
+        self.warm_up = seconds if math.isnan(self.warm_up) else self.warm_up
         self.slow = not self.ours and (self.slow or seconds > _SLOW_SECONDS)
         if save is None or self.slow:
             extra = answer["extra_bytes"]
@@ -114,7 +119,10 @@ def run_rounds(
                     entries[name] = _begun(name, stack.enter_context(process), folder)
                     bar.update()
                 lines += _compared(kind, entries, work, folder)
-                _take_turns(entries, repeats, bar)
+                short = entries[OURS].warm_up < _SHORT_SECONDS
+                rounds = repeats * (_SHORT_ROUNDS if short else 1)
+                bar.total += (rounds - repeats) * len(names)
+                _take_turns(entries, rounds, bar)
             rows += [_row(name, work, entries) for name in names]
             threads |= {entry.threads for entry in entries.values() if not entry.absent}
     machine["torch threads"] = "/".join(map(str, sorted(threads)))
@@ -172,8 +180,8 @@ def _run_once(name: str, entry: Entry, save: Path | None = None) -> None:
         entry.outputs = f"failed: {error}"
 
 
-def _take_turns(entries: dict[str, Entry], repeats: int, bar: "tqdm[Any]") -> None:
-    for _ in range(repeats):
+def _take_turns(entries: dict[str, Entry], rounds: int, bar: "tqdm[Any]") -> None:
+    for _ in range(rounds):
         for name, entry in entries.items():
             if not (entry.absent or entry.gone or (entry.slow and entry.seconds)):
                 _run_once(name, entry)
@@ -223,7 +231,8 @@ def _processor() -> str:
 
 def _method() -> str:
     return (
-        "Every contender in its own process, one warm-up, then in turns (what takes over "
+        f"Every contender in its own process, one warm-up, then in turns ({_SHORT_ROUNDS} times as "
+        f"many where mechprobe takes under {_SHORT_SECONDS:.0f} s; what takes over "
         f"{_SLOW_SECONDS:.0f} s runs once); x mechprobe is the median "
         "ratio of times in the same round. Extra MB is the highest resident memory of the process "
         f"in the timed repetitions ({METHOD}), less that of the forward pass alone (without "

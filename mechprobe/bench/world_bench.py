@@ -40,7 +40,8 @@ def run_world_bench(
         workloads: ``"compression:<pairs>x<suffixes>"`` or ``"distinction:..."``.
         contenders: Some of ``mechprobe`` and ``hf generate`` (one pair at a time, every suffix
             read again); all by default. mechprobe is always among them.
-        repeats: Timed repetitions.
+        repeats: Timed repetitions; three times as many where mechprobe takes under 3 s, one only
+            for a contender that takes over 60 s.
         progress: Show a bar.
 
     Returns:

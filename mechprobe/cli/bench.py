@@ -76,7 +76,8 @@ def bench_lens(
     Args:
         model: Packaged name or folder.
         workload: Prompts x tokens, such as 1x128; may be repeated. Default: 1x128 and 8x256.
-        repeats: Timed repetitions of each contender.
+        repeats: Timed repetitions; three times as many of what is over in 3 s, one of a peer that
+            takes over 60 s.
         peers: Also time other packages' lenses, where they are installed (extra "bench").
         output: What is printed and written.
     """
@@ -104,7 +105,8 @@ def bench_generation(
     Args:
         model: Packaged name or folder.
         workload: Tokens of the prompt + tokens generated, such as 128+32; may be repeated.
-        repeats: Timed repetitions of each contender.
+        repeats: Timed repetitions; three times as many of what is over in 3 s, one of a peer that
+            takes over 60 s.
         output: What is printed and written.
     """
     from mechprobe.bench import run_generation_bench
@@ -131,7 +133,8 @@ def bench_heads(
         model: Packaged name or folder.
         workload: Prompts x 200 (tokens, about), such as 32x200, or 32x200+5: each behind the same
             5 worked examples; may be repeated. Default: these two.
-        repeats: Timed repetitions of each contender.
+        repeats: Timed repetitions; three times as many of what is over in 3 s, one of a peer that
+            takes over 60 s.
         output: What is printed and written.
     """
     from mechprobe.bench import run_heads_bench
@@ -156,7 +159,8 @@ def bench_world(
     Args:
         model: A model that comes with the package, or a folder with an edges.csv.
         workload: compression:100x30 (pairs x suffixes), distinction:100x30; may be repeated.
-        repeats: Timed repetitions of each contender.
+        repeats: Timed repetitions; three times as many of what is over in 3 s, one of a peer that
+            takes over 60 s.
         output: What is printed and written.
     """
     from mechprobe.bench import run_world_bench
@@ -206,7 +210,8 @@ def bench_all(
     """Time lens, generation, heads and worlds one after the other, on the models of the package.
 
     Args:
-        repeats: Timed repetitions of each contender.
+        repeats: Timed repetitions; three times as many of what is over in 3 s, one of a peer that
+            takes over 60 s.
         peers: Also time other packages' lenses, where they are installed (extra "bench").
         output: What is printed and written.
     """
@@ -220,8 +225,7 @@ def bench_all(
     output.check()
     return output.deliver(
         run_lens_bench(repeats=repeats, peers=peers, progress=not output.json),
-        # Short and close: more pairs cost little.
-        run_generation_bench(repeats=3 * repeats, progress=not output.json),
+        run_generation_bench(repeats=repeats, progress=not output.json),
         run_heads_bench(repeats=repeats, progress=not output.json),
         run_world_bench(repeats=repeats, progress=not output.json),
     )
