@@ -72,7 +72,8 @@ class Entry:
         """Run once; keep its time and memory, or its outputs in a file, or both if it is slow."""
         answer = self.process.ask(do="run", save=str(save) if save else None)
         seconds = float(answer["seconds"])
-        self.warm_up = seconds if math.isnan(self.warm_up) else self.warm_up
+        if save is not None:
+            self.warm_up = seconds
         self.slow = not self.ours and (self.slow or seconds > _SLOW_SECONDS)
         if save is None or self.slow:
             extra = answer["extra_bytes"]
@@ -119,8 +120,7 @@ def run_rounds(
                     entries[name] = _begun(name, stack.enter_context(process), folder)
                     bar.update()
                 lines += _compared(kind, entries, work, folder)
-                short = entries[OURS].warm_up < _SHORT_SECONDS
-                rounds = repeats * (_SHORT_ROUNDS if short else 1)
+                rounds = _rounds(entries[OURS], repeats)
                 bar.total += (rounds - repeats) * len(names)
                 _take_turns(entries, rounds, bar)
             rows += [_row(name, work, entries) for name in names]
@@ -178,6 +178,10 @@ def _run_once(name: str, entry: Entry, save: Path | None = None) -> None:
             raise
         entry.gone, entry.absent = True, not entry.seconds
         entry.outputs = f"failed: {error}"
+
+
+def _rounds(ours: Entry, repeats: int) -> int:
+    return repeats * _SHORT_ROUNDS if ours.warm_up < _SHORT_SECONDS else repeats
 
 
 def _take_turns(entries: dict[str, Entry], rounds: int, bar: "tqdm[Any]") -> None:
