@@ -22,6 +22,12 @@ Json = None | bool | int | float | str | list[Any] | dict[str, Any]
 
 # Characters; longer arrays are recorded by their digest.
 _LONGEST_ARGUMENT = 1000
+UNRECORDED = frozenset({
+    "self", "model", "prompts", "prompt", "scores", "walks", "judge", "call", "progress", "resume",
+    "folder",
+})  # fmt: skip
+"""Arguments that change no number, or that the record tells apart (the model, what was read)."""
+
 _PACKAGES = ("mechprobe", "torch", "transformer-lens", "transformers", "numpy", "xarray")
 
 
@@ -74,40 +80,46 @@ class Provenance:
         return {k: v for k, v in record.items() if not k.startswith("time_")}
 
 
-class Stopwatch:
-    """Notes when a call began; makes its provenance when it is done."""
+class Call:
+    """One call of a public function; makes its provenance when it is done.
 
-    def __init__(self) -> None:
+    Args:
+        function: Public name, without the package.
+        arguments: Its ``locals()``, before anything else is in them.
+    """
+
+    def __init__(self, function: str, arguments: Mapping[str, object]) -> None:
+        self._function = function
+        options: Any = arguments.get("options", {})
+        self._arguments = {**{k: v for k, v in arguments.items() if k != "options"}, **options}
         self._started = utc_now()
         self._clock = perf_counter()
 
     def record(
-        self,
-        function: str,
-        arguments: Mapping[str, object],
-        model: dict[str, Json],
-        data: Json,
-        *,
-        seed: int | None = None,
+        self, model: dict[str, Json], data: Json, *, seed: int | None = None, **meant: object
     ) -> Provenance:
         """Return the record of the call.
 
         Args:
-            function: Public name, without the package.
-            arguments: What it was called with, defaults included.
             model: The model, as ``models.describe`` tells it.
             data: What was read, as JSON; kept as its digest.
             seed: Random seed, where one was used.
+            meant: What an argument stood for, where it does not say so itself.
         """
         return Provenance(
-            function=f"mechprobe.{function}",
-            arguments=plain(arguments),
+            function=f"mechprobe.{self._function}",
+            arguments=self.told(**meant),
             model=model,
             data_digest=digest_json(data),
             seed=seed,
             time_started=self._started,
             time_seconds=perf_counter() - self._clock,
         )
+
+    def told(self, **meant: object) -> dict[str, Json]:
+        """Return what the function was called with, as JSON."""
+        arguments = {k: v for k, v in self._arguments.items() if k not in UNRECORDED}
+        return plain(arguments | meant)
 
 
 def utc_now() -> str:
@@ -146,12 +158,12 @@ def git_state(folder: Path | None = None) -> dict[str, Json]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    commit = git("rev-parse", "--verify", "HEAD")
-    if commit is None:
+    told = git("status", "--porcelain=v2", "--branch", "--untracked-files=no")
+    lines = (told or "").splitlines()
+    commit = next((x.split()[-1] for x in lines if x.startswith("# branch.oid ")), "(initial)")
+    if commit == "(initial)":
         return {}
-    status = git("status", "--porcelain", "--untracked-files=no")
-    # A tree whose state could not be told is not called clean.
-    return {"commit": commit, "dirty": status != ""}
+    return {"commit": commit, "dirty": any(not x.startswith("#") for x in lines)}
 
 
 def digest_json(value: Json) -> str:

@@ -20,15 +20,16 @@ from tests.test_heads_scores import (
 
 @pytest.mark.parametrize("name", WITH_SCORES)
 def test_queries_and_keys_give_the_models_scores(tiny: Callable[..., Any], name: str) -> None:
-    from mechprobe.models import attention_path
+    from mechprobe.models import attention_path, looking_at
     from mechprobe.models.attention import score_error
 
     model = tiny(name, tasks=True)
     ids = torch.randint(3, 400, (1, 30))
-    error, note = score_error(model, ids)
+    with looking_at(model) as session:
+        error, note = score_error(session, ids)
+        path = attention_path(session, "rotated")
     assert error <= 1e-5
     assert note.startswith("layers [0, 1, 2")
-    path = attention_path(model, "rotated")
     assert (path.n_heads, path.n_key_value_heads) == (
         model.cfg.n_heads, getattr(model.cfg, "n_key_value_heads", None) or model.cfg.n_heads,
     )  # fmt: skip
@@ -36,9 +37,11 @@ def test_queries_and_keys_give_the_models_scores(tiny: Callable[..., Any], name:
 
 @pytest.mark.parametrize("name", WITHOUT_SCORES)
 def test_no_scores_to_compare_with(tiny: Callable[..., Any], name: str) -> None:
+    from mechprobe.models import looking_at
     from mechprobe.models.attention import score_error
 
-    error, reason = score_error(tiny(name, tasks=True), torch.randint(3, 400, (1, 12)))
+    with looking_at(tiny(name, tasks=True)) as session:
+        error, reason = score_error(session, torch.randint(3, 400, (1, 12)))
     assert math.isnan(error)
     assert "probabilities" in reason or "alibi" in reason
 
@@ -68,7 +71,7 @@ def wrongly(what: str, plain: Any) -> Any:
 def test_a_wrong_reading_is_refused(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, name: str, what: str
 ) -> None:
-    from mechprobe.models import attention_path
+    from mechprobe.models import attention_path, looking_at
     from mechprobe.models.attention import AttentionPath
 
     model, plain = custom(tmp_path, name), getattr(AttentionPath, what)
@@ -76,15 +79,21 @@ def test_a_wrong_reading_is_refused(
     with monkeypatch.context() as patch:
         patch.setattr(AttentionPath, what, wrongly(what, plain))
         for score in ("qk", "rotated", "cosine", "attention"):
-            with pytest.raises(ValueError, match=r"do not give its attention scores: off by"):
-                attention_path(model, score)
-    assert attention_path(model, "rotated").model is model
+            refused = pytest.raises(ValueError, match=r"do not give its attention scores: off by")
+            with looking_at(model) as session, refused:
+                attention_path(session, score)
+    # What was found out of a model is kept with it; the same weights, loaded again, are read.
+    again = custom(tmp_path, name)
+    with looking_at(again) as session:
+        path = attention_path(session, "rotated")
+        assert path.session is session
+        assert path.session.model is again
 
 
 def test_the_proof_is_repeated_when_weights_change(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mechprobe.models import attention, attention_path
+    from mechprobe.models import attention, attention_path, looking_at
 
     proofs: list[int] = []
     plain = attention.score_error
@@ -96,18 +105,20 @@ def test_the_proof_is_repeated_when_weights_change(
     monkeypatch.setattr(attention, "score_error", counted)
     model = custom(tmp_path, "llama")
     for score in ("qk", "rotated", "attention"):
-        attention_path(model, score)
+        with looking_at(model) as session:
+            attention_path(session, score)
     assert len(proofs) == 1
     with torch.no_grad():
         next(model.original_model.parameters()).mul_(1.5)
-    attention_path(model, "qk")
+    with looking_at(model) as session:
+        attention_path(session, "qk")
     assert len(proofs) == 2
 
 
 def test_models_without_queries_are_refused(
     task_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mechprobe.models import attention_path
+    from mechprobe.models import attention_path, looking_at
 
     hooks = {n: h for n, h in task_model.hook_dict.items() if not n.endswith("attn.hook_q")}
 
@@ -115,8 +126,11 @@ def test_models_without_queries_are_refused(
         return hooks
 
     monkeypatch.setattr(type(task_model), "hook_dict", property(shown))
-    with pytest.raises(NotImplementedError, match="has no hook_q and hook_k; its heads have no"):
-        attention_path(task_model, "qk")
+    refused = pytest.raises(
+        NotImplementedError, match=r"shows no queries and keys of its heads \(hook_q, hook_k\)"
+    )
+    with looking_at(task_model) as session, refused:
+        attention_path(session, "qk")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +187,7 @@ def test_spans_cover_the_text(task_model: Any, text: str) -> None:
 
 
 def test_edits_reach_the_model_and_sinks_see_what_was_before(task_model: Any) -> None:
-    from mechprobe.models import run
+    from mechprobe.models import looking_at, run
 
     ids = task_model.to_tokens(logic(1)[0].prompt)
     seen: list[torch.Tensor] = []
@@ -181,15 +195,17 @@ def test_edits_reach_the_model_and_sinks_see_what_was_before(task_model: Any) ->
     edit = {name: torch.zeros_like}
     after: list[torch.Tensor] = []
     capture = {name: seen.append, "blocks.1.hook_attn_out": after.append}
-    edited = run(task_model, ids, capture, edit=edit, logits="last").logits
-    plain = run(task_model, ids, {}, logits="last").logits
+    with looking_at(task_model) as session:
+        edited = run(session, ids, capture, edit=edit, logits="last").logits
+        plain = run(session, ids, {}, logits="last").logits
+        again = run(session, ids, {}, logits="last").logits
     assert edited is not None
     assert plain is not None
     assert float((edited - plain).abs().max()) > 1e-3
     assert bool((seen[0] != 0).any())
     assert bool((after[0] == 0).all())
-    again = run(task_model, ids, {}, logits="last").logits
     assert again is not None
     assert torch.equal(plain, again)
-    with pytest.raises(NotImplementedError, match=r"has no activation 'blocks.9.attn.hook_z'"):
-        run(task_model, ids, {}, edit={"blocks.9.attn.hook_z": edit[name]})
+    refused = pytest.raises(NotImplementedError, match=r"has no activation 'blocks.9.attn.hook_z'")
+    with looking_at(task_model) as session, refused:
+        run(session, ids, {}, edit={"blocks.9.attn.hook_z": edit[name]})

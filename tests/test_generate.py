@@ -40,12 +40,12 @@ def test_tokens_are_hugging_faces_and_rows_those_of_one_pass(
 def test_no_earlier_position_is_computed_again(
     tiny_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mechprobe.lens.capture as capture
     from mechprobe.kernels import readout
+    from mechprobe.models import cursor
 
     widths: list[int] = []
     products: list[tuple[int, ...]] = []
-    run = capture.run
+    run = cursor.run
 
     def counted(model: Any, ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         widths.append(ids.shape[1])
@@ -57,7 +57,7 @@ def test_no_earlier_position_is_computed_again(
 
     import mechprobe.lens.generate as generate
 
-    monkeypatch.setattr(capture, "run", counted)
+    monkeypatch.setattr(cursor, "run", counted)
     monkeypatch.setattr(generate, "readout", watched)
     _generate(tiny_model, max_new_tokens=4)
     assert widths == [len(PROMPT), 1, 1, 1]

@@ -65,10 +65,10 @@ def scores_data(
 
 def record(**arguments: Any) -> Any:
     """Return a provenance record of scores."""
-    from mechprobe.provenance import Stopwatch
+    from mechprobe.provenance import Call
 
     told = {"task": "nonce logic", "score": "qk", "query": "answer", "key": "statement"}
-    return Stopwatch().record("qk_scores", told | arguments, {"name": "toy"}, "ids")
+    return Call("qk_scores", told | arguments).record({"name": "toy"}, "ids")
 
 
 def scores_of(data: xr.Dataset, **arguments: Any) -> Any:

@@ -17,6 +17,7 @@ from tests.test_heads_scores import (
     logic,
     newline,
     one_thread,  # noqa: F401 (a fixture)
+    places_of,
     read,
 )
 
@@ -55,17 +56,16 @@ def test_branching_equals_full_passes(tiny: Callable[..., Any], name: str) -> No
 
 def test_the_prompt_is_run_once(task_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a branching model nothing is run but the prompts and one token per candidate."""
-    from mechprobe.heads import capture, lead
+    from mechprobe.models import cursor
 
     shapes: list[tuple[int, int]] = []
-    plain = capture.run
+    plain = cursor.run
 
     def counted(model: Any, ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         shapes.append((ids.shape[0], ids.shape[1]))
         return plain(model, ids, *args, **kwargs)
 
-    monkeypatch.setattr(capture, "run", counted)
-    monkeypatch.setattr(lead, "run", counted)
+    monkeypatch.setattr(cursor, "run", counted)
     task = logic()
     longest = max(len(task_model.to_tokens(e.prompt)[0]) for e in task)
     read(task_model, task)
@@ -100,7 +100,7 @@ def test_a_window_that_prompts_exceed(
 ) -> None:
     """Padding would move the window; a cache that slid has fewer columns than the text tokens."""
     if long:  # as passes do whose scores are not written down
-        monkeypatch.setattr("mechprobe.models.plain._MANY_SCORES", 1)
+        monkeypatch.setattr("mechprobe.models.twin._MANY_SCORES", 1)
     model, task = custom(tmp_path, name, **SLIDING[name]), logic(3)
     reference = Reference(model)
     assert min(len(reference.ids(e.prompt)) for e in task) > 8
@@ -207,12 +207,12 @@ def test_only_needed_vectors_are_kept(task_model: Any) -> None:
     """Memory held between layers: one vector per key token and head, not one per position."""
     from mechprobe.heads.capture import HeadReader, key_places
     from mechprobe.heads.lead import Lead
-    from mechprobe.heads.places import places
-    from mechprobe.models import attention_path
+    from mechprobe.models import attention_path, looking_at
 
     task = logic()
-    found = places(task_model, task, "candidate", "before_answer", "space")
-    reader = HeadReader(attention_path(task_model, "qk"), [0, 1, 2], "space")
+    found = places_of(task_model, task, "candidate", "before_answer")
+    with looking_at(task_model) as session:
+        reader = HeadReader(attention_path(session, "qk"), [0, 1, 2], "space")
     kept: dict[int, torch.Tensor] = {}
     sink = reader._key_sink(kept, 0, key_places(found, torch.device("cpu")), Lead())
     sink(torch.randn(5, 70, 2, 8))
@@ -226,18 +226,18 @@ def test_memory_does_not_grow_with_candidates(
 ) -> None:
     """Tokens of a pass times their candidates stay within the budget of one micro-batch."""
     import mechprobe as mp
-    from mechprobe.heads import capture, lead, scores
+    from mechprobe.heads import scores
+    from mechprobe.models import cursor
 
     held: list[int] = []
-    plain = capture.run
+    plain = cursor.run
 
     def counted(model: Any, ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         past = kwargs.get("cache")
         held.append(ids.numel() + (0 if past is None else len(ids) * past.get_seq_length()))
         return plain(model, ids, *args, **kwargs)
 
-    monkeypatch.setattr(capture, "run", counted)
-    monkeypatch.setattr(lead, "run", counted)
+    monkeypatch.setattr(cursor, "run", counted)
     if not branches:
         monkeypatch.setattr(scores, "branching", never)
     task = mp.tasks.select_and_copy(8, options=8, seed=0)

@@ -12,6 +12,7 @@ from tests.test_heads_scores import (
     choice,
     logic,
     one_thread,  # noqa: F401 (a fixture)
+    places_of,
 )
 
 Margins = npt.NDArray[np.float64]
@@ -126,10 +127,12 @@ def test_mean_is_the_mean_over_all_tokens(task_model: Any) -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_resample_is_another_example_aligned_from_the_end(task_model: Any, seed: int) -> None:
     from mechprobe.heads.ablate import _Replacement
+    from mechprobe.models import looking_at
 
     task, spelling = logic(), spelled(task_model, logic())
     ids = [task_model.to_tokens(e.prompt)[0].tolist() for e in task]
-    donor = _Replacement(task_model, ids, "resample", seed)._donor
+    with looking_at(task_model) as session:
+        donor = _Replacement(session, ids, "resample", seed)._donor
     assert sorted(donor.values()) == [0, 1, 2, 3, 4]
     assert all(i != d for i, d in donor.items())
     z = outputs(task_model, task)
@@ -172,13 +175,15 @@ def test_one_seed_one_result(task_model: Any, how: str) -> None:
 def steered_log_probs(model: Any, task: Any, heads: Any, strength: float, key: str) -> Any:
     """Log-probabilities of the candidates as ``steer_heads`` reads them, and the targets."""
     from mechprobe.heads.answers import AnswerReader
-    from mechprobe.heads.places import Place, places
+    from mechprobe.heads.places import Place
     from mechprobe.heads.steer import _edits
+    from mechprobe.models import looking_at
 
-    found = places(model, task, "last", key, "space")  # pyrefly: ignore[bad-argument-type]
+    found = places_of(model, task, "last", key)
     target = [(e.answer + 1) % len(e.candidates) for e in task]
     steered = [Place(p.ids, p.answers, [p.keys[t]]) for p, t in zip(found, target, strict=True)]
-    own = AnswerReader(model, found).read(_edits(steered, heads, strength))
+    with looking_at(model) as session:
+        own = AnswerReader(session, found).read(_edits(steered, heads, strength))
     return found, target, own[..., 0]
 
 

@@ -73,16 +73,16 @@ def test_scores_stay_the_same(
 def test_the_lead_is_run_once(
     task_model: Any, shared: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mechprobe.heads import lead
+    from mechprobe.models import cursor
 
     shapes: list[tuple[int, int]] = []
-    plain = lead.run
+    plain = cursor.run
 
     def counted(model: Any, ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         shapes.append((ids.shape[0], ids.shape[1]))
         return plain(model, ids, *args, **kwargs)
 
-    monkeypatch.setattr(lead, "run", counted)
+    monkeypatch.setattr(cursor, "run", counted)
     task = TASKS["candidate"]()
     read(task_model, task, batch_size=2)
     lengths = [len(task_model.to_tokens(e.prompt)[0]) for e in task]
@@ -95,16 +95,17 @@ def test_no_key_lies_in_the_lead(task_model: Any, shared: list[int]) -> None:
     """The key of an example can be what all begin with; then nothing behind it is shared."""
     from mechprobe.heads.lead import shared_lead
     from mechprobe.heads.places import Place
+    from mechprobe.models import looking_at
 
     ids = [list(range(5, 45)), [*range(5, 40), 60]]
     places = [Place(i, [], [[9]]) for i in ids]
-    assert shared_lead(task_model, places).n_tokens == 9
-    assert shared_lead(task_model, [Place(i, [], [[30]]) for i in ids]).n_tokens == 30
-    assert (
-        shared_lead(task_model, [Place(i, [], [[39 if len(i) > 36 else 35]]) for i in ids]).n_tokens
-        == 35
-    )
-    assert shared_lead(task_model, places[:1]).n_tokens == 0
-    same = [Place(ids[0], [], [])] * 3
-    assert shared_lead(task_model, same).n_tokens == 39
+    with looking_at(task_model) as session:
+        for found, n in (
+            (places, 9),
+            ([Place(i, [], [[30]]) for i in ids], 30),
+            ([Place(i, [], [[39 if len(i) > 36 else 35]]) for i in ids], 35),
+            (places[:1], 0),
+            ([Place(ids[0], [], [])] * 3, 39),
+        ):
+            assert shared_lead(session, found).n_tokens == n
     assert shared == []

@@ -17,6 +17,7 @@ from tests.test_heads_scores import (
     logic,
     newline,
     one_thread,  # noqa: F401 (a fixture)
+    places_of,
     read,
 )
 
@@ -47,18 +48,16 @@ def by_offsets(model: Any, prompt: str, ids: list[int], char: int) -> int:
 
 def check_places(model: Any) -> None:
     """Compare every key of every example with the tokenizer's offsets."""
-    from mechprobe.heads.places import places
-
     logical, chosen = tasks()
     for found, example in zip(
-        places(model, logical, "candidate", "before_answer", "space"), logical, strict=True
+        places_of(model, logical, "candidate", "before_answer"), logical, strict=True
     ):
         at = by_offsets(model, example.prompt, found.ids, example.prompt.rindex("Answer:"))
         assert found.keys == [[at - 1]]
         whole = model.to_tokens(example.prompt + " true")[0].tolist()
         assert whole == [*found.ids, found.answers[0]["space"]]
     for found, example in zip(
-        places(model, logical, "candidate", "statement_end", "space"), logical, strict=True
+        places_of(model, logical, "candidate", "statement_end"), logical, strict=True
     ):
         at = by_offsets(model, example.prompt, found.ids, example.statement.end - 1)
         assert found.keys == [[at]]
@@ -70,14 +69,14 @@ def check_places(model: Any) -> None:
     }
     for key, char in chars.items():
         for found, example in zip(
-            places(model, chosen, "last", key, "space"),
+            places_of(model, chosen, "last", key),
             chosen,
             strict=True,
         ):
             at = [by_offsets(model, example.prompt, found.ids, char(o)) for o in example.options]
             assert found.keys == [[t] for t in at]
     for found, example in zip(
-        places(model, chosen, "last", "content_mean", "space"), chosen, strict=True
+        places_of(model, chosen, "last", "content_mean"), chosen, strict=True
     ):
         for tokens, option in zip(found.keys, example.options, strict=True):
             assert tokens == list(range(tokens[0], tokens[-1] + 1))
@@ -155,7 +154,6 @@ def test_a_word_across_lines_is_refused(tmp_path: Path) -> None:
 
 def test_newlines_that_melt_into_punctuation(tmp_path: Path) -> None:
     """The token ".\\n" ends the line; the token before "Answer:" is the same one."""
-    from mechprobe.heads.places import places
     from mechprobe.models import load_model
     from tests.tiny import save_tiny
 
@@ -178,9 +176,9 @@ def test_newlines_that_melt_into_punctuation(tmp_path: Path) -> None:
     ).save_pretrained(tmp_path)
     model = load_model(tmp_path, device="cpu")
     check_places(model)
-    for found in places(model, logical, "candidate", "before_answer", "space"):
+    for found in places_of(model, logical, "candidate", "before_answer"):
         assert model.tokenizer.decode([found.ids[found.keys[0][0]]]) == ".\n"
-    first = places(model, chosen, "last", "end_of_line", "space")[0]
+    first = places_of(model, chosen, "last", "end_of_line")[0]
     assert [model.tokenizer.decode([first.ids[t]]) for (t,) in first.keys] == [".\n", "\n", "\n"]
 
 
@@ -218,7 +216,6 @@ def test_smollm2(smollm2: Any) -> None:
 def test_chat_templates(smollm2: Any) -> None:
     """Spans move with the text; the answer starts the assistant's turn."""
     import mechprobe as mp
-    from mechprobe.heads.places import places
 
     def chat(task: Any) -> Any:
         def template(user: str, start: str) -> str:
@@ -228,16 +225,14 @@ def test_chat_templates(smollm2: Any) -> None:
 
     task = chat(choice(2))
     assert "<|im_start|>assistant" in task[0].prompt
-    for found, example in zip(
-        places(smollm2, task, "last", "content_end", "space"), task, strict=True
-    ):
+    for found, example in zip(places_of(smollm2, task, "last", "content_end"), task, strict=True):
         assert found.ids.count(smollm2.tokenizer.bos_token_id) == 3  # one per turn, no other
         for (t,), option in zip(found.keys, example.options, strict=True):
             shown = smollm2.tokenizer.decode([found.ids[t]])
             assert example.text(option.content).endswith(shown.strip())
     reference = Reference(smollm2)
     task = chat(logic(1))
-    key = places(smollm2, task, "candidate", "statement_end", "space")[0]
+    key = places_of(smollm2, task, "candidate", "statement_end")[0]
     assert smollm2.tokenizer.decode([key.ids[key.keys[0][0]]]) == " sat"
     example = task[0]
     for c, candidate in enumerate(example.candidates):

@@ -168,6 +168,15 @@ def read(model: Any, task: Any, **options: Any) -> Any:
     return qk_scores(model, task, progress=False, **options).data
 
 
+def places_of(model: Any, task: Any, query: Any, key: Any, spelling: Any = "space") -> list[Any]:
+    """Return where ``places`` finds what to read."""
+    from mechprobe.heads.places import places
+    from mechprobe.models import looking_at
+
+    with looking_at(model) as session:
+        return places(session, task, query, key, spelling)
+
+
 def assert_scores(ours: Any, theirs: Scores, tolerance: float = TOLERANCE) -> None:
     """Missing at the same places, and equal up to a part of the largest score."""
     ours = np.asarray(ours, np.float64)

@@ -11,6 +11,7 @@ from tests.test_heads_scores import (
     choice,
     logic,
     one_thread,  # noqa: F401 (a fixture)
+    places_of,
 )
 
 
@@ -31,9 +32,9 @@ def test_attention_on_repeated_tokens(
     seen: list[list[int]] = []
     plain = traits.run
 
-    def watched(model: Any, ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def watched(session: Any, ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         seen.append(ids[0].tolist())
-        return plain(model, ids, *args, **kwargs)
+        return plain(session, ids, *args, **kwargs)
 
     monkeypatch.setattr(traits, "run", watched)
     names = ["induction", "previous_token", "duplicate_token"]
@@ -101,8 +102,7 @@ def test_ov_copying_centres_where_the_norm_does(tiny: Callable[..., Any]) -> Non
 
 def test_norms_of_either_library() -> None:
     """HookedTransformer calls a norm's weight and bias ``w`` and ``b``."""
-    from mechprobe.heads.direct import _bias
-    from mechprobe.heads.traits import _norm_weight
+    from mechprobe.models import norm_parameter, norm_weight
 
     norm = torch.nn.LayerNorm(4)
     hooked = torch.nn.Module()
@@ -112,9 +112,12 @@ def test_norms_of_either_library() -> None:
     hooked.w, hooked.b = norm.weight, norm.bias
     like = torch.zeros(4, 9)
     for module in (norm, hooked):
-        assert _norm_weight(module, like).tolist() == [0.0, 1.0, 2.0, 3.0]
-        assert _bias(module, torch.zeros(2, 4)).tolist() == [5.0, 6.0, 7.0, 8.0]
-    assert _norm_weight(torch.nn.Identity(), like).tolist() == [1.0] * 4
+        assert norm_weight(module, like).tolist() == [0.0, 1.0, 2.0, 3.0]
+        bias = norm_parameter(module, ("bias", "b"))
+        assert bias is not None
+        assert bias.tolist() == [5.0, 6.0, 7.0, 8.0]
+    assert norm_weight(torch.nn.Identity(), like).tolist() == [1.0] * 4
+    assert norm_parameter(torch.nn.Identity(), ("bias", "b")) is None
 
 
 def final_norm(model: Any, resid: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
@@ -166,9 +169,11 @@ def bias_of(module: Any) -> torch.Tensor:
 def pair_of(model: Any, task: Any, example: Any, ids: torch.Tensor) -> Any:
     """Return the right answer's token and the strongest other's, in the spelling that is read."""
     from mechprobe.heads.answers import AnswerReader, better_spelling
-    from mechprobe.heads.places import places
+    from mechprobe.models import looking_at
 
-    own = AnswerReader(model, places(model, task, "candidate", None, "space")).read()
+    found = places_of(model, task, "candidate", None)
+    with looking_at(model) as session:
+        own = AnswerReader(session, found).read()
     right = np.array([e.answer for e in task])
     lead = " " if better_spelling(own, right) == 0 else ""
     tokens = [model.to_tokens(example.prompt + lead + c)[0, -1].item() for c in example.candidates]

@@ -1,8 +1,11 @@
 """The compiled reductions are the steps, wherever they are used."""
 
+import ctypes
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -96,7 +99,7 @@ def changed(native: Any, change: Callable[[Any], Any]) -> Any:
 @given(problem=problems(min_rows=1, grid=True, transforms=False))
 def test_a_compiled_readout_matches_the_loops(native: Any, problem: Problem) -> None:
     """Biases of -inf among them, which torch's steps take over."""
-    readout = import_module("mechprobe.kernels.readout")
+    arithmetic = import_module("mechprobe.kernels.arithmetic")
     calls = 0
 
     def counted(found: Any) -> Any:
@@ -105,23 +108,25 @@ def test_a_compiled_readout_matches_the_loops(native: Any, problem: Problem) -> 
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readout, "chooser", Chosen(changed(native, counted)))
+        patch.setattr(arithmetic, "chooser", Chosen(changed(native, counted)))
         assert_loops_agree(problem.to(torch.float32), atol=2e-5)
     assert calls > 0 or problem.k > 64
 
 
+FAST = ("-march=native", "-fopenmp")
+
+
 class Trials:
-    """The module with a compiler that takes no time and a trial that ends as told."""
+    """The module with a compiler that takes no time and ends as told."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from mechprobe.kernels import native
 
-        self.native = native.Native.__new__(native.Native)
-        self.compiled, self.ratio = 0, 2.0
+        self.native = native.Native(ctypes.CDLL(None), "cc", FAST)
+        self.compiled = 0
         self.error: Exception | None = None
         monkeypatch.setattr(native, "WORTH_COMPILING", 1000)
         monkeypatch.setattr(native, "reductions", self.compile)
-        monkeypatch.setattr(native, "trial", self.trial)
         self.chooser = native.Chooser()
 
     def compile(self) -> Any:
@@ -129,9 +134,6 @@ class Trials:
         if self.error is not None:
             raise self.error
         return self.native
-
-    def trial(self, native: Any) -> float:  # noqa: ARG002
-        return self.ratio
 
     def get(self, n_logits: int, k: int = 10, n_targets: int = 1, **options: Any) -> Any:
         return self.chooser.get(torch.empty(4, 50, **options), n_logits, k, n_targets)
@@ -159,21 +161,30 @@ def test_a_prompt_never_compiles() -> None:
     assert WORTH_COMPILING > 12 * 32 * 100_000
 
 
-def test_each_thread_count_is_tried_on_its_own(trials: Trials) -> None:
+@pytest.mark.parametrize(
+    "flags", [(), ("-fopenmp",), ("-march=native",)], ids=["portable", "any processor", "no OpenMP"]
+)
+def test_what_is_slower_than_the_steps_is_not_used(trials: Trials, flags: tuple[str, ...]) -> None:
+    trials.native = replace(trials.native, flags=flags)
+    assert trials.get(1000) is None
+    assert trials.get(1000) is None
+    assert trials.compiled == 1
+    assert trials.chooser.failure == "cc makes none for this processor with OpenMP"
+
+
+def test_threads_share_what_was_compiled(trials: Trials) -> None:
+    """In torch's sense and in Python's."""
+    found: list[Any] = []
+    threads = [Thread(target=lambda: found.append(trials.get(1000))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     before = torch.get_num_threads()
-    trials.get(1000)
     torch.set_num_threads(before + 1)
-    trials.ratio = 0.5
-    assert trials.get(1000) is None
+    found.append(trials.get(1000))
     torch.set_num_threads(before)
-    assert trials.get(1000) is trials.native
-    assert trials.compiled == 2
-
-
-def test_what_is_not_faster_is_not_used(trials: Trials) -> None:
-    trials.ratio = 0.9
-    assert trials.get(1000) is None
-    assert trials.get(1000) is None
+    assert all(x is trials.native for x in found)
     assert trials.compiled == 1
 
 
@@ -199,31 +210,37 @@ def test_a_failure_is_kept_logged_and_not_repeated(
 
 
 @pytest.mark.parametrize("field", range(7))
-def test_the_trial_refuses_what_is_wrong(native: Any, field: int) -> None:
-    from mechprobe.kernels.native import trial
+def test_the_check_refuses_what_is_wrong(native: Any, field: int) -> None:
+    from mechprobe.kernels.native import is_exact
 
     def off(found: Any) -> Any:
         found[field][0, 5] += 1
         return found
 
-    assert trial(changed(native, off), 300) == 0.0
-    assert trial(changed(native, lambda _: None), 300) == 0.0
+    assert is_exact(native)
+    assert not is_exact(changed(native, off), 300)
+    assert not is_exact(changed(native, lambda _: None), 300)
 
 
-def test_the_trial_compares_both(native: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a clock that only the compiled reductions move."""
+def test_what_is_wrong_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler_or_skip()
     module = import_module("mechprobe.kernels.native")
-    now = [0.0]
 
-    def slow(found: Any) -> Any:
-        now[0] += 8.0
-        return found
+    def never(native: Any) -> bool:  # noqa: ARG001
+        return False
 
-    class Steps(module.Stepwise):  # type: ignore[misc]
-        def __call__(self, *args: Tensor) -> Any:
-            now[0] += 1.0
-            return super().__call__(*args)
+    monkeypatch.setattr(module, "is_exact", never)
+    with pytest.raises(RuntimeError, match="of the reductions is wrong"):
+        module.reductions.__wrapped__()
 
-    monkeypatch.setattr(module, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(module, "Stepwise", Steps)
-    assert module.trial(changed(native, slow), 300) == pytest.approx(0.5)
+
+def test_the_caller_s_defaults_are_not_heard(native: Any) -> None:
+    """Memory is asked for in the type in which the source writes."""
+    from mechprobe.kernels.native import is_exact
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            assert is_exact(native)
+    finally:
+        torch.set_default_dtype(torch.float32)

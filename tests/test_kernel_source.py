@@ -12,7 +12,7 @@ from tests.compiler import compiler_or_skip
 def source(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module, without what it compiled already."""
     module = import_module("mechprobe.kernels.source")
-    monkeypatch.setattr(module, "compiled", module.compiled.__wrapped__)
+    monkeypatch.setattr(module, "built", module.built.__wrapped__)
     return module
 
 
@@ -40,3 +40,14 @@ def test_it_is_compiled_once() -> None:
     first = compiled("native")
     assert compiled("native") is first
     assert compiled("native", extras=(PORTABLE,)) is not first
+
+
+def test_it_is_told_what_compiled_it() -> None:
+    from mechprobe.kernels.source import PORTABLE, built, find_compiler
+
+    compiler_or_skip()
+    assert find_compiler()
+    found = built("native")
+    assert found.compiler.strip()
+    assert built("native", extras=(PORTABLE,)).flags == PORTABLE
+    assert isinstance(found.flags, tuple)

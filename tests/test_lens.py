@@ -99,7 +99,7 @@ def test_batches_of_unequal_prompts_are_right(tiny: Callable[..., Any], name: st
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_streams_add_up(tiny: Callable[..., Any], name: str) -> None:
-    from mechprobe.models import run
+    from mechprobe.models import looking_at, run
 
     model = tiny(name)
     assert _lens(model, RAGGED, stream="attn_out").data.sizes["layer"] == model.cfg.n_layers
@@ -110,7 +110,8 @@ def test_streams_add_up(tiny: Callable[..., Any], name: str) -> None:
         return
     kept: dict[str, torch.Tensor] = {}
     names = [f"blocks.1.hook_{s}" for s in ("resid_pre", "attn_out", "resid_mid")]
-    run(model, torch.tensor([RAGGED[0]]), {n: _keeper(kept, n) for n in names})
+    with looking_at(model) as session:
+        run(session, torch.tensor([RAGGED[0]]), {n: _keeper(kept, n) for n in names})
     before, attn, mid = (kept[n] for n in names)
     torch.testing.assert_close(before + attn, mid, atol=1e-4, rtol=1e-5)
     assert _lens(model, RAGGED, stream="resid_mid").data.sizes["layer"] == model.cfg.n_layers
@@ -236,7 +237,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"positions": [2, -1]}, ValueError, "names one position of prompt 0 twice"),
     ({"batch_size": 0}, ValueError, "batch_size must be at least 1; found 0"),
     ({"translators": {99: _negated}}, ValueError, "translators has layer 99, which is not read"),
-    ({"targets": [3.9]}, ValueError, "target id 3.9 is no id of the vocabulary"),
+    ({"targets": [3.9]}, TypeError, r"a target must be a text, an id .* found 3\.9 \(float\)"),
     ({"targets": ["\ud800"]}, ValueError, "a target is no valid Unicode text"),
     ({"prompts": "a\ud800"}, ValueError, "prompt 0 is no valid Unicode text"),
     ({"prompts": torch.tensor([[5, 6, 7], [5, 0, 0]])}, ValueError, r"row 1 of the ids is padded"),
@@ -290,9 +291,17 @@ def test_nan_weights_and_training_mode_are_refused(tmp_path: Any) -> None:
 
     model: Any = load_model(save_tiny(tmp_path / "m"), device="cpu")
     model.train()
-    with pytest.raises(ValueError, match=r"training mode .* call \.eval"):
-        _lens(model, [[1]])
-    model.eval()
+    for part, named in (
+        (model, "the model itself and [0-9]+ more"),
+        (model.original_model, "original_model and [0-9]+ more"),
+        (model.original_model.model.layers[1].mlp, r"blocks\.1\.mlp[a-z_.]* and [0-9]+ more"),
+    ):
+        part.train()
+        told = rf"training mode, .*: {named}\. Call \.eval\(\) of the model, and of its original"
+        with pytest.raises(ValueError, match=told):
+            _lens(model, [[1]])
+        model.eval()
+        model.original_model.eval()
     with torch.no_grad():
         next(model.parameters())[0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"weight .* holds NaN or infinity"):
@@ -331,6 +340,8 @@ def test_padding_that_may_be_text_is_warned_of(tiny: Callable[..., Any]) -> None
     tiny_text_model = tiny("mistral", tokenizer=True)
     tiny_text_model.tokenizer.pad_token = "<eos>"
     with pytest.warns(UserWarning, match=r"row 1 begins or ends with id 2, .* also the padding"):
+        _lens(tiny_text_model, torch.tensor([[5, 6, 7], [5, 6, 2]]))
+    with pytest.raises(ValueError, match="row 1 of the ids is padded"):
         _lens(tiny_text_model, torch.tensor([[5, 6, 7], [5, 2, 2]]))
 
 

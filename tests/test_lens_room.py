@@ -60,8 +60,10 @@ def test_residuals_and_logits_share_the_memory(tiny: Callable[..., Any]) -> None
     """Of a model with 4 entries of 32 numbers: 512 bytes a position."""
     from mechprobe.lens.logit_lens import lens_reader
     from mechprobe.lens.room import room_for
+    from mechprobe.models import looking_at
 
-    reader = lens_reader(tiny("llama"), None, "resid_post", "final", None)
+    with looking_at(tiny("llama")) as session:
+        reader = lens_reader(session, None, "resid_post", "final", None)
     room = room_for(reader, 0.512)
     assert (room.positions, room.tile_bytes) == (400, 204_800)
     assert room_for(reader, 1e-9).positions == 1

@@ -1,5 +1,6 @@
 """``logit_lens(screen=True)``: exact ids and ranks, and the cost of the rest in the result."""
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -104,11 +105,13 @@ def test_the_packaged_model_is_read_in_the_order_of_float64(smollm2: Any) -> Non
     from mechprobe.kernels.screen import screen_of
     from mechprobe.kernels.screened import screened_readout
     from mechprobe.lens.logit_lens import lens_reader
+    from mechprobe.models import looking_at
 
     ids = smollm2.to_tokens("The quick brown fox jumps over the lazy dog. " * 4)[:, :41]
-    reader = lens_reader(smollm2, None, "resid_post", "final", None)
-    rows, _ = reader.rows(ids[:, :-1], torch.arange(40)[None], check=True)
-    rows, W_U = rows[:, 0], reader.path.W_U
+    with looking_at(smollm2) as session:
+        reader = lens_reader(session, None, "resid_post", "final", None)
+        rows, _ = reader.rows(ids[:, :-1], torch.arange(40)[None], check=True)
+        rows, W_U = rows[:, 0], reader.path.W_U
     targets = ids[0, 1:, None]
     found, _ = screened_readout(rows, screen_of(W_U), reductions(), k=10, targets=targets)
     want = readout(rows.double(), W_U.double(), k=10, targets=targets)
@@ -128,15 +131,21 @@ def own(tmp_path: Path) -> Any:
 
 
 def test_the_rounded_unembedding_is_kept_with_the_model(own: Any) -> None:
-    from mechprobe.lens.screening import kept_screen
-    from mechprobe.models import unembedding
+    from mechprobe.lens.screening import Screening
+    from mechprobe.models import looking_at
 
-    W_U = unembedding(own).W_U
-    first = kept_screen(own, W_U)
-    assert kept_screen(own, unembedding(own).W_U) is first
+    def made(*, across: bool = False) -> Any:
+        with looking_at(own) as session:
+            path = session.unembedding
+            if across:
+                session.__dict__["unembedding"] = replace(path, W_U=path.W_U.contiguous())
+            return Screening(session, 5)._screen
+
+    first = made()
+    assert made() is first
     # Columns that lie across each other are copied, and not kept.
-    across = W_U.contiguous()
-    assert kept_screen(own, across) is not kept_screen(own, across)
+    copies = [first, made(across=True), made(across=True)]
+    assert len(set(map(id, copies))) == 3
 
 
 @pytest.mark.parametrize("past_its_count", [False, True])
@@ -158,16 +167,19 @@ def test_weights_that_changed_are_rounded_again(own: Any, *, past_its_count: boo
 
 def test_the_rounded_unembedding_goes_with_the_model(tmp_path: Path) -> None:
     import gc
+    import weakref
 
-    from mechprobe.lens import screening
-    from mechprobe.models import load_model
+    from mechprobe.models import load_model, session
 
     gc.collect()
-    n_before = len(screening._KEPT)
+    n_before = len(session._KEPT)
     folder = save_tiny(tmp_path / "model", "llama")
     model = load_model(folder, device="cpu", dtype=torch.float32)
     _lens(model, screen=True)
-    assert len(screening._KEPT) == n_before + 1
+    assert len(session._KEPT) == n_before + 1
+    screen = weakref.ref(session._KEPT[model][1]["screen"])
+    assert screen() is not None
     del model
     gc.collect()
-    assert len(screening._KEPT) == n_before
+    assert len(session._KEPT) == n_before
+    assert screen() is None

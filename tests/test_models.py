@@ -18,8 +18,11 @@ def test_check_model_passes_on_every_architecture(tiny: Callable[..., Any], name
 
     found = mp.check_model(tiny(name))
     assert found.passed
-    assert [line.status for line in found.lines[:2]] == ["ok", "ok"]
-    scores = found.lines[2]
+    *passes, scores = found.lines
+    assert {line.status for line in passes} == {"ok"}
+    made = [line.name.removeprefix("logits of analyses' passes: ") for line in passes[2:]]
+    assert (made[0], made[-1]) == ("padded", "continued")
+    assert made[1:-1] in ([], ["256 tokens"], ["512 tokens"], ["1024 tokens"])
     without_rotated = {"gpt_neox", "gptj", "phi", "bloom", "falcon", "gpt_neo", "opt", "stablelm",
                        "phi3"}  # fmt: skip
     assert scores.status in ({"ok", "skipped"} if name in without_rotated else {"ok"})
@@ -78,7 +81,7 @@ def test_a_hub_model_is_found_in_the_local_hub_cache(
     import huggingface_hub.constants as hub
 
     import mechprobe as mp
-    from mechprobe.models import describe
+    from mechprobe.models import describe, looking_at
 
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "models--someone--tiny"
@@ -87,7 +90,8 @@ def test_a_hub_model_is_found_in_the_local_hub_cache(
     (repository / "refs" / "main").write_text(commit)
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
     model = mp.load_model("someone/tiny", device="cpu")
-    record = describe(model)
+    with looking_at(model) as session:
+        record = describe(session)
     assert (record["name"], record["revision"]) == ("someone/tiny", commit)
 
 
@@ -131,37 +135,44 @@ def test_several_residual_streams_are_refused_by_name(
 
 
 def test_logits_of_the_last_column_only_where_that_is_all(tiny: Callable[..., Any]) -> None:
-    from mechprobe.models import run
+    from mechprobe.models import looking_at, run
 
     for name in ("llama", "gpt_neo"):
         model, ids = tiny(name), torch.tensor([[5, 6, 7]])
-        every = run(model, ids, {}, logits="all").logits
-        last = run(model, ids, {}, logits="last").logits
-        assert every is not None
-        assert last is not None
-        torch.testing.assert_close(last, every[:, -1:])
-        assert run(model, ids, {}).logits is None
+        # Both the model's own pass, which is the first of its kind, and its twin's.
+        for _ in range(2):
+            with looking_at(model) as session:
+                every = run(session, ids, {}, logits="all").logits
+                last = run(session, ids, {}, logits="last").logits
+                none = run(session, ids, {}).logits
+            assert every is not None
+            assert last is not None
+            torch.testing.assert_close(last, every[:, -1:])
+            assert none is None
 
 
 def test_an_unknown_activation_is_refused(tiny_model: Any) -> None:
-    from mechprobe.models import run
+    from mechprobe.models import looking_at, run
 
-    with pytest.raises(NotImplementedError, match=r"has no activation 'blocks\.9\.hook_q'"):
-        run(tiny_model, torch.tensor([[1]]), {"blocks.9.hook_q": [].append})
+    refused = pytest.raises(NotImplementedError, match=r"has no activation 'blocks\.9\.hook_q'")
+    with looking_at(tiny_model) as session, refused:
+        run(session, torch.tensor([[1]]), {"blocks.9.hook_q": [].append})
 
 
 def test_provenance_names_the_weights(tiny_model: Any, tmp_path: Path) -> None:
     import transformers as tf
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
-    from mechprobe.models import describe
+    from mechprobe.models import describe, looking_at
 
-    files = describe(tiny_model)["files_sha256"]
+    with looking_at(tiny_model) as session:
+        files = describe(session)["files_sha256"]
     assert isinstance(files, dict)
     assert set(files) == {"model.safetensors"}
     hf: Any = tf.AutoModelForCausalLM.from_pretrained(save_tiny(tmp_path / "m")).eval()
     in_memory = build_bridge_from_module(hf, type(hf).__name__, hf_config=hf.config)
-    record = describe(in_memory)
+    with looking_at(in_memory) as session:
+        record = describe(session)
     assert len(str(record["weights_sha256"])) == 64
     assert record["note"] == "weights in memory"
     json.dumps(record)
@@ -270,9 +281,10 @@ def test_no_network_at_the_first_fetch(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.model
 def test_the_packaged_model_is_recorded_as_dequantised(smollm2: Any) -> None:
-    from mechprobe.models import describe
+    from mechprobe.models import describe, looking_at
 
-    record = describe(smollm2)
+    with looking_at(smollm2) as session:
+        record = describe(session)
     assert record["note"] == "dequantised from Q4_1"
     assert record["name"] == "smollm2-135m-instruct"
     assert (smollm2.cfg.n_layers, smollm2.cfg.n_key_value_heads) == (30, 3)

@@ -103,7 +103,7 @@ def test_a_layer_cached_and_not(tiny: Callable[..., Any], prefixes: np.ndarray) 
 
 
 def test_another_way_to_the_answer_is_refused(tiny: Callable[..., Any]) -> None:
-    from mechprobe.worlds import residual
+    from mechprobe.models import stream_name
 
     net = dyck_net(tiny, "gpt2")
     times = count(1)
@@ -120,7 +120,7 @@ def test_another_way_to_the_answer_is_refused(tiny: Callable[..., Any]) -> None:
         net.at_layer(0)
     with pytest.raises(ValueError, match=r"layers=\[3\]: .* has blocks 0\.\.2, and -1 is the emb"):
         net.at_layer(3)
-    assert residual.hook_name(-1) == "blocks.0.hook_resid_pre"
+    assert stream_name(-1) == "blocks.0.hook_resid_pre"
 
 
 def test_the_last_layer_scores_as_the_model_does(shipped: tuple[Any, Any], result: Any) -> None:

@@ -170,8 +170,9 @@ def test_rows_apart_from_their_prefix_answer_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also where somebody begins to listen on the way, and all goes on in one piece."""
+    from mechprobe.models import cursor as models_cursor
+    from mechprobe.models.forks import ForkCache
     from mechprobe.worlds import language_model, network
-    from mechprobe.worlds.fork_cache import ForkCache
 
     model = tiny(architecture, sharpness=7.0)
     net = language_model(model, world, vocabulary(world), start_id=3)
@@ -185,7 +186,7 @@ def test_rows_apart_from_their_prefix_answer_the_same(
     def heard() -> tuple[list[np.ndarray], bool]:
         cursor = net.start(prefixes)
         assert isinstance(cursor, network.NetworkCursor)
-        apart = isinstance(cursor._groups[0].cache, ForkCache)
+        apart = isinstance(cursor._groups[0]._cache, ForkCache)
         other = cursor.fork()
         found = wandered(other, np.random.default_rng(5))[:-1]
         cursor.advance(np.array([4, 2, 4, 0]), np.array([3, 1, 2, 2]))
@@ -196,7 +197,7 @@ def test_rows_apart_from_their_prefix_answer_the_same(
 
     ours, apart = heard()
     assert apart
-    monkeypatch.setattr(network, "forking_body", plain_only)
+    monkeypatch.setattr(models_cursor, "forking_body", plain_only)
     whole, apart = heard()
     assert not apart
     for one, two in zip(ours, whole, strict=True):

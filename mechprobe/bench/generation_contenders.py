@@ -1,6 +1,7 @@
 """What is timed of generation. Runs inside a worker process only."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mechprobe.bench.contender import Arrays, Contender
 from mechprobe.bench.lens_contenders import hugging_face
 from mechprobe.bench.workload import TOP_K, generation_workload
 from mechprobe.lens import generate_with_lens
-from mechprobe.models import load_model, run, tokenizer_of
+from mechprobe.models import Session, load_model, looking_at, run, tokenizer_of
 
 
 class _Taker:
@@ -47,7 +48,8 @@ class Mechprobe(_Taker):
 
     def forward(self) -> None:
         """Run the prompt through the model's body."""
-        run(self.model, self.prompt, {})
+        with looking_at(self.model) as session:
+            run(session, self.prompt, {})
 
     def run(self) -> Any:
         """Generate and read."""
@@ -76,16 +78,22 @@ class Loop(_Taker):
 
     def forward(self) -> None:
         """Run the prompt through the model's body."""
-        run(self.model, self.prompt, {})
+        with looking_at(self.model) as session:
+            run(session, self.prompt, {})
+
+    def around(self) -> AbstractContextManager[Session]:
+        """Look at the model before the clock starts: a floor is its passes alone."""
+        return looking_at(self.model)
 
     def run(self) -> Any:
         """Generate."""
         ids, cache, tokens = self.prompt, None, list[int]()
-        while len(tokens) < self.n_steps and not self.ends.intersection(tokens):
-            done = run(self.model, ids, {}, logits="last", cache=cache, keep_cache=True)
-            assert done.logits is not None
-            ids, cache = done.logits[:, -1].argmax(-1, keepdim=True), done.cache
-            tokens.append(int(ids))
+        with looking_at(self.model) as session:
+            while len(tokens) < self.n_steps and not self.ends.intersection(tokens):
+                done = run(session, ids, {}, logits="last", cache=cache, keep_cache=True)
+                assert done.logits is not None
+                ids, cache = done.logits[:, -1].argmax(-1, keepdim=True), done.cache
+                tokens.append(int(ids))
         return tokens
 
     def arrays(self, result: Any) -> Arrays:

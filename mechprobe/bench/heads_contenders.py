@@ -5,6 +5,7 @@ the query of the candidate and the key before "Answer:", multiply.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mechprobe.bench.workload import heads_workload
 from mechprobe.heads import qk_scores
 from mechprobe.heads.lead import shared_lead
 from mechprobe.heads.places import places
-from mechprobe.models import batches, load_model, run
+from mechprobe.models import Session, batches, load_model, looking_at, run
 
 # Brings prompts to about 200 tokens.
 _INTRODUCTION = (
@@ -46,13 +47,15 @@ class _Taker:
 
     def take(self, file: Path) -> None:
         self.task = tasks.load(file)
-        self.places = places(self.model, self.task, "candidate", "before_answer", "space")
+        with looking_at(self.model) as session:
+            self.places = places(session, self.task, "candidate", "before_answer", "space")
 
     def forward(self) -> None:
         """Run what all prompts begin with, then the rest of each, in micro-batches."""
-        lead = shared_lead(self.model, self.places)
-        for batch in batches(self.model, [p.ids for p in self.places]):
-            lead.run(self.model, batch, {})
+        with looking_at(self.model) as session:
+            lead = shared_lead(session, self.places)
+            for batch in batches(self.model, [p.ids for p in self.places]):
+                lead.read(session, batch, {})
 
 
 class Mechprobe(_Taker):
@@ -95,7 +98,8 @@ class _RunWithCache(_Taker):
     def forward(self) -> None:
         """Run the longest texts: those of no other batch take as much memory."""
         ids, mask = self._texts(self._batches()[-1], 0)
-        run(self.model, ids, {}, mask=mask)
+        with looking_at(self.model) as session:
+            run(session, ids, {}, mask=mask)
 
     @torch.no_grad()
     def run(self) -> Tensor:
@@ -156,6 +160,10 @@ class _OnlyQKBatched(_OnlyQK):
 
 class _Forward(_Taker):
     outputs = "none (floor: the prompts once, what they share once, without candidates)"
+
+    def around(self) -> AbstractContextManager[Session]:
+        """Look at the model before the clock starts: a floor is its passes alone."""
+        return looking_at(self.model)
 
     def run(self) -> None:
         self.forward()

@@ -5,6 +5,7 @@ runs it.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,7 +19,17 @@ from mechprobe.bench.contender import AbsentError, Arrays, Contender
 from mechprobe.bench.workload import TOP_K, read_ids, save_ids, workload
 from mechprobe.kernels.gemm import Gemm, gemm_path
 from mechprobe.lens import logit_lens
-from mechprobe.models import Model, batches, load_model, run, tokenizer_of, unembedding
+from mechprobe.models import (
+    EMBEDDING,
+    Model,
+    Session,
+    batches,
+    load_model,
+    looking_at,
+    run,
+    stream_name,
+    tokenizer_of,
+)
 from mechprobe.models.packaged import NAME, packaged_model
 
 _TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -76,7 +87,13 @@ class Mechprobe(_Taker):
 
     def exact_logits(self, cells: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return float64 logits of cells (prompt, pos, layer) from this model's own residuals."""
-        path = unembedding(self.model)
+        with looking_at(self.model) as session:
+            return self._exact_logits(session, cells)
+
+    def _exact_logits(
+        self, session: Session, cells: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float64]:
+        path = session.unembedding
         W_U, b_U = path.W_U.double(), path.b_U.double()
         rows = torch.empty(len(cells), W_U.shape[0], dtype=path.W_U.dtype)
         at = torch.from_numpy(cells)
@@ -93,12 +110,10 @@ class Mechprobe(_Taker):
             return sink
 
         # Layer entry 0 is the embedding, entry l + 1 is after block l.
-        n_layers = int(self.model.cfg.n_layers)
-        capture = {f"blocks.{x}.hook_resid_post": keep(x + 1) for x in range(n_layers)}
-        capture["blocks.0.hook_resid_pre"] = keep(0)
+        capture = {stream_name(x): keep(x + 1) for x in range(EMBEDDING, session.n_layers)}
         for batch in batches(self.model, self.ids.tolist()):
             n_prompts = batch.index[0]
-            run(self.model, batch.ids, capture)
+            run(session, batch.ids, capture)
         z = rows.double() @ W_U + b_U
         return (z if path.transform is None else path.transform(z)).numpy()
 
@@ -235,6 +250,10 @@ class _Forward(_Taker):
     def forward(self) -> None:
         _body(self.model, self.ids, len(self.ids))
 
+    def around(self) -> AbstractContextManager[Session]:
+        """Look at the model before the clock starts: a floor is its passes alone."""
+        return looking_at(self.model)
+
     def run(self) -> Any:
         self.forward()
 
@@ -250,7 +269,8 @@ class _ForwardGemm(_Forward):
 
     def take(self, file: Path) -> None:
         super().take(file)
-        self.W_U = unembedding(self.model).W_U
+        with looking_at(self.model) as session:
+            self.W_U = session.unembedding.W_U
         n_rows = (int(self.model.cfg.n_layers) + 1) * self.ids.numel()
         generator = torch.Generator().manual_seed(0)
         self.rows = torch.randn(n_rows, self.W_U.shape[0], generator=generator).to(self.W_U)
@@ -302,8 +322,9 @@ CONTENDERS: dict[str, Callable[[str], Contender]] = {
 
 
 def _body(model: Model, ids: Tensor, batch_size: int | None) -> None:
-    for batch in batches(model, ids.tolist(), batch_size):
-        run(model, batch.ids, {})
+    with looking_at(model) as session:
+        for batch in batches(model, ids.tolist(), batch_size):
+            run(session, batch.ids, {})
 
 
 def _is_tensor(value: object) -> bool:

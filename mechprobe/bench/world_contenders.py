@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mechprobe.bench.contender import Arrays, Contender
+from mechprobe.models import looking_at
 from mechprobe.worlds import Epsilon, StreetMap, load_sequence_model, load_shipped
 from mechprobe.worlds.language import boundary
 from mechprobe.worlds.pairs import Pairs
@@ -83,7 +84,8 @@ class _Taker:
 
     def forward(self) -> None:
         """Read the prefixes once."""
-        self.net.start(self.pairs.prefixes1)
+        with looking_at(self.model):
+            self.net.start(self.pairs.prefixes1)
 
     def arrays(self, result: Arrays) -> Arrays:
         """Return the scores."""
@@ -107,7 +109,8 @@ class Mechprobe(_Taker):
     def draw(self, work: str, file: Path) -> None:
         """Write the pairs of a workload."""
         size = world_work(work)
-        both = drawn_pairs(self.net, self.world, _request(self.world, size), "random_walk")
+        with looking_at(self.model):
+            both = drawn_pairs(self.net, self.world, _request(self.world, size), "random_walk")
         pairs = both[size.metric == "distinction"]
         np.savez(
             file, work=work, states1=pairs.states1, states2=pairs.states2,
@@ -117,7 +120,9 @@ class Mechprobe(_Taker):
     def run(self) -> Arrays:
         """Score the pairs."""
         tests, how = _TESTS[self.work.metric], self.request.sampling
-        found = list(scored(tests, self.net, self.world, self.pairs, how))
+        # Once, as the public function does, not for every word.
+        with looking_at(self.model):
+            found = list(scored(tests, self.net, self.world, self.pairs, how))
         return {
             test: gather(len(self.pairs), [part for name, part in found if name == test])[0]
             for test in tests

@@ -17,9 +17,20 @@ from mechprobe.heads.answers import (
     margins,
 )
 from mechprobe.heads.places import places
-from mechprobe.models import Batch, Model, batches, describe, model_name, require_model, run
+from mechprobe.models import (
+    HEAD_OUTPUT,
+    Batch,
+    Model,
+    Session,
+    alone,
+    attention_name,
+    batches,
+    describe,
+    opened,
+    run,
+)
 from mechprobe.models.protocol import Edit, Sink
-from mechprobe.provenance import Stopwatch
+from mechprobe.provenance import Call
 from mechprobe.results import HeadAblation, ablation_of
 from mechprobe.tasks import Task
 
@@ -27,6 +38,7 @@ How = Literal["zero", "mean", "resample"]
 Head = tuple[int, int]
 
 
+@alone
 def ablate_heads(
     model: Model,
     task: Task,
@@ -40,9 +52,10 @@ def ablate_heads(
 ) -> HeadAblation:
     r"""Answer a task with some heads taken away, against random heads of the same layers.
 
-    The output ``hook_z`` of each head is replaced at every position: by zero, by its mean over all
-    tokens of the task, or by what it was in another example (the same distance from the end).
-    Other heads may take over (self-repair), so that a small effect does not prove a head idle.
+    The output of each head, before its output matrix, is replaced at every position: by zero, by
+    its mean over all tokens of the task, or by what it was in another example (the same distance
+    from the end). Other heads may take over (self-repair), so that a small effect does not prove a
+    head idle.
 
     Args:
         model: A TransformerLens model with a tokenizer.
@@ -61,7 +74,7 @@ def ablate_heads(
     Raises:
         ValueError: No head, a head twice or out of range, ``how`` unknown, fewer than 0 controls,
             a layer without enough other heads for a control, one example only to resample from.
-        NotImplementedError: Changing ``hook_z`` changes nothing in this model.
+        NotImplementedError: Changing what heads give changes nothing in this model.
         TypeError: ``model`` is no TransformerLens model.
 
     Example:
@@ -74,26 +87,26 @@ def ablate_heads(
     Source: Tulchinskii et al. 2024 (arXiv 2410.02343), ablation of select-and-copy heads; McGrath
     et al. 2023 (arXiv 2307.15771) on self-repair.
     """
-    watch = Stopwatch()
-    require_model(model)
-    chosen = require_heads(model, heads)
+    call = Call("ablate_heads", locals())
+    session = opened(model)
+    chosen = require_heads(session, heads)
     if how not in get_args(How):
         msg = f"how={how!r} is unknown; choose from {', '.join(get_args(How))}."
         raise ValueError(msg)
     if how == "resample" and len(task) < 2:
         msg = f"how='resample' takes values from another example, and {task.name!r} has only one."
         raise ValueError(msg)
-    drawn = control_heads(model, chosen, controls, seed)
+    drawn = control_heads(session, chosen, controls, seed)
     conditions: dict[str, list[Head]] = {"intact": [], "ablated": chosen, **drawn}
-    found = places(model, task, "candidate", None, "space")
-    reader = AnswerReader(model, found)
+    found = places(session, task, "candidate", None, "space")
+    reader = AnswerReader(session, found)
     right = np.array([e.answer for e in task], np.int64)
     from tqdm.auto import tqdm
 
     total = len(task) * len(conditions)
     with tqdm(total=total, desc="ablation", unit="prompt", disable=not progress,
               leave=False) as bar:  # fmt: skip
-        replacement = _Replacement(model, [p.ids for p in found], how, seed)
+        replacement = _Replacement(session, [p.ids for p in found], how, seed)
         replacement.prepare(
             sorted({x for some in conditions.values() for x, _ in some}), batch_size
         )
@@ -102,12 +115,13 @@ def ablate_heads(
                               done=bar.update)
             for name, some in conditions.items()
         }  # fmt: skip
-    require_effect(model, "hook_z", answers)
+    require_effect(session, HEAD_OUTPUT, answers)
     best = better_spelling(answers["intact"], right)
     log_probs = [a[..., best] for a in answers.values()]
-    arguments = {"task": task.name, "task_notes": task.notes, "heads": [list(h) for h in chosen],
-                 "how": how, "controls": controls, "batch_size": batch_size}  # fmt: skip
-    record = watch.record("ablate_heads", arguments, describe(model), task.record(), seed=seed)
+    record = call.record(
+        describe(session), task.record(), seed=seed, task=task.name, task_notes=task.notes,
+        heads=[list(h) for h in chosen],
+    )  # fmt: skip
     return ablation_of(
         np.stack([choices(a) == right for a in log_probs]),
         np.stack([margins(a, right) for a in log_probs]),
@@ -115,13 +129,13 @@ def ablate_heads(
     )  # fmt: skip
 
 
-def require_heads(model: Model, heads: Sequence[Head]) -> list[Head]:
+def require_heads(session: Session, heads: Sequence[Head]) -> list[Head]:
     """Return the heads, in order.
 
     Raises:
         ValueError: None, one twice, or one that the model does not have.
     """
-    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    n_layers, n_heads = session.n_layers, int(session.cfg.n_heads)
     chosen = sorted((int(layer), int(head)) for layer, head in heads)
     if not chosen or len(set(chosen)) < len(chosen):
         msg = f"heads={heads!r}: give each (layer, head) once, at least one."
@@ -137,14 +151,14 @@ def require_heads(model: Model, heads: Sequence[Head]) -> list[Head]:
 
 
 def control_heads(
-    model: Model, chosen: Sequence[Head], controls: int, seed: int
+    session: Session, chosen: Sequence[Head], controls: int, seed: int
 ) -> dict[str, list[Head]]:
     """Draw sets of heads with as many of each layer as ``chosen``, and none of it."""
     if controls < 0:
         msg = f"controls={controls}; give 0 or more."
         raise ValueError(msg)
     rng = np.random.default_rng(seed)
-    n_heads = int(model.cfg.n_heads)
+    n_heads = int(session.cfg.n_heads)
     per_layer = {layer: [h for x, h in chosen if x == layer] for layer, _ in chosen}
     out: dict[str, list[Head]] = {}
     for i in range(1, controls + 1):
@@ -162,12 +176,12 @@ def control_heads(
     return out
 
 
-def require_effect(model: Model, hook: str, answers: Mapping[str, Answers]) -> None:
+def require_effect(session: Session, hook: str, answers: Mapping[str, Answers]) -> None:
     """Refuse where no edit of any condition moved anything: the model ignores the hook."""
     intact, *others = answers.values()
     if others and all(np.array_equal(intact, a, equal_nan=True) for a in others):
         msg = (
-            f"changing {hook} changes nothing in {model_name(model)}: what its hook returns is not "
+            f"changing {hook} changes nothing in {session.name}: what its hook returns is not "
             "what the model goes on with."
         )
         raise NotImplementedError(msg)
@@ -179,8 +193,8 @@ class _Replacement:
     Donors are run batch by batch, so that memory is bounded by the micro-batch.
     """
 
-    def __init__(self, model: Model, ids: list[list[int]], how: How, seed: int) -> None:
-        self._model, self._ids, self._how = model, ids, how
+    def __init__(self, session: Session, ids: list[list[int]], how: How, seed: int) -> None:
+        self._session, self._ids, self._how = session, ids, how
         order = np.random.default_rng(seed).permutation(len(ids))
         # Around a random circle: nobody is its own donor.
         self._donor = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
@@ -190,7 +204,7 @@ class _Replacement:
         """Take the mean over all tokens of the task, where that is what is asked for."""
         if self._how != "mean":
             return
-        for batch in batches(self._model, self._ids, batch_size):
+        for batch in batches(self._session.model, self._ids, batch_size):
             for layer, z in self._outputs(batch, layers).items():
                 real = batch.mask if batch.mask is not None else torch.ones_like(batch.ids)
                 sums = (z.double() * real[..., None, None].to(z.device)).sum((0, 1))
@@ -205,7 +219,7 @@ class _Replacement:
         def of(batch: Batch) -> dict[str, Edit]:
             donors = self._donors(batch, list(per_layer)) if self._how == "resample" else {}
             return {
-                f"blocks.{layer}.attn.hook_z": self._edit(layer, own, donors.get(layer))
+                attention_name(layer, HEAD_OUTPUT): self._edit(layer, own, donors.get(layer))
                 for layer, own in per_layer.items()
             }
 
@@ -245,6 +259,6 @@ class _Replacement:
         def sink(layer: int) -> Sink:
             return lambda z: kept.__setitem__(layer, z)
 
-        names = {f"blocks.{layer}.attn.hook_z": sink(layer) for layer in layers}
-        run(self._model, batch.ids, names, mask=batch.mask)
+        names = {attention_name(layer, HEAD_OUTPUT): sink(layer) for layer in layers}
+        run(self._session, batch.ids, names, mask=batch.mask)
         return kept

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mechprobe.heads.places import SPELLINGS, Place
-from mechprobe.heads.rows import keep_at, last_resid
-from mechprobe.models import Batch, Model, batches, model_name, run, unembedding
+from mechprobe.heads.rows import keep_at
+from mechprobe.models import Batch, Session, batches, last_stream, run
 from mechprobe.models.protocol import Edit
 from mechprobe.tasks import Task
 
@@ -26,13 +26,13 @@ class AnswerReader:
     The read-out path is compared with the model's own logits once, at the first batch.
 
     Args:
-        model: Checked by ``require_model``.
+        session: The model.
         found: Tokens of every example.
     """
 
-    def __init__(self, model: Model, found: list[Place]) -> None:
-        self.model, self.found = model, found
-        self._path = unembedding(model)
+    def __init__(self, session: Session, found: list[Place]) -> None:
+        self.session, self.found = session, found
+        self._path = session.unembedding
         self._proved = False
 
     def read(self, edits: Edits | None = None, *, batch_size: int | None = None,
@@ -46,13 +46,13 @@ class AnswerReader:
         """
         width = max(len(p.answers) for p in self.found)
         out = np.full((len(self.found), width, len(SPELLINGS)), np.nan)
-        hook = last_resid(self.model)
-        for batch in batches(self.model, [p.ids for p in self.found], batch_size):
+        hook = last_stream(self.session.model)
+        for batch in batches(self.session.model, [p.ids for p in self.found], batch_size):
             kept: dict[int, Tensor] = {}
             ends = torch.tensor([len(self.found[i].ids) - 1 for i in batch.index])
             edit = edits(batch) if edits else None
             keep = keep_at(kept, 0, ends)
-            run(self.model, batch.ids, {hook: keep}, edit=edit, mask=batch.mask)
+            run(self.session, batch.ids, {hook: keep}, edit=edit, mask=batch.mask)
             self.fill(out, batch.index, self.log_probs(kept[0], batch))
             done(len(batch.index))
         return out
@@ -79,10 +79,11 @@ class AnswerReader:
     def _prove(self, ids: Tensor) -> None:
         kept: dict[int, Tensor] = {}
         keep = keep_at(kept, 0, torch.tensor([ids.shape[1] - 1]))
-        own = run(self.model, ids, {last_resid(self.model): keep}, logits="last").logits
+        hook = last_stream(self.session.model)
+        own = run(self.session, ids, {hook: keep}, logits="last").logits
         assert own is not None
         own = own[:, -1].to(self._path.W_U.device)
-        self._path.require_identity(kept[0], own, model_name(self.model))
+        self._path.require_identity(kept[0], own, self.session.name)
         self._proved = True
 
 

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from mechprobe.heads.lead import Lead
 from mechprobe.heads.places import Place, Spelling
-from mechprobe.heads.rows import at_row, keep_at, last_resid
+from mechprobe.heads.rows import at_row, keep_at
 from mechprobe.kernels.alignment import (
     attention_logits,
     attention_weights,
     cosine_alignment,
     qk_alignment,
 )
-from mechprobe.models import AttentionPath, Batch, run, takes_positions
+from mechprobe.models import PATTERN, AttentionPath, Batch, last_stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class HeadReader:
             As ``full``.
         """
         device = batch.ids.device
-        model, keys = self.path.model, key_places(places, device)
+        session, keys = self.path.session, key_places(places, device)
         lengths = torch.tensor([len(p.ids) for p in places], device=device)
         owner, candidate, tokens = self._answers(places, device)
         k: dict[int, Tensor] = {}
@@ -120,20 +120,13 @@ class HeadReader:
         attention = self.path.score == "attention"  # whose weights are read in the branches
         lead = self.lead
         capture = {} if attention else self._captures(lambda x: self._key_sink(k, x, keys, lead))
-        capture[last_resid(model)] = keep_at(resid, 0, lead.after(lengths - 1))
-        prompt = lead.run(model, batch, capture, keep_cache=True)
-        prompt.cache.batch_select_indices(owner)
+        capture[last_stream(session.model)] = keep_at(resid, 0, lead.after(lengths - 1))
+        prompts = lead.read(session, batch, capture, keep=True)
         own = _per_candidate(keys, owner, candidate)
         # A sliding window keeps the last tokens only: the branches may see fewer columns.
         read = _Branches(self.path, lengths[owner], own, batch.ids.shape[1] + 1)
-        mask = None
-        if batch.mask is not None:
-            mask = torch.cat([batch.mask[owner], batch.mask.new_ones(len(owner), 1)], dim=1)
-        run(
-            model, tokens[:, None], self._captures(read.sink, read.hook), mask=mask,
-            positions=lengths[owner][:, None] if takes_positions(model) else None,
-            cache=prompt.cache, keep_cache=True,
-        )  # fmt: skip
+        answers = self._captures(read.sink, read.hook)
+        prompts.advance(owner.cpu().numpy(), tokens, answers, logits="none")
         out = self._empty(places, device)
         for i, layer in enumerate(self.layers):
             found = read.kept[layer]
@@ -161,14 +154,14 @@ class HeadReader:
         resid: dict[int, Tensor] = {}
         if self.path.score == "attention":
             row = lead.after(query_at)
-            capture = self._captures(lambda x: _pattern_sink(q, x, row, keys), "hook_pattern")
+            capture = self._captures(lambda x: _pattern_sink(q, x, row, keys), PATTERN)
         else:
             capture = self._captures(lambda x: self._key_sink(k, x, keys, lead))
             capture |= self._captures(
                 lambda x: self._query_sink(q, x, query_at, lead), self.path.q_hook
             )
-        capture[last_resid(self.path.model)] = keep_at(resid, 0, lead.after(resid_at))
-        lead.run(self.path.model, batch, capture)
+        capture[last_stream(self.path.session.model)] = keep_at(resid, 0, lead.after(resid_at))
+        lead.read(self.path.session, batch, capture)
         shape = (*keys.at.shape[:2], len(self.layers), self.path.n_heads)
         out = torch.full(shape, torch.nan, device=batch.ids.device)
         for i, layer in enumerate(self.layers):
@@ -239,7 +232,7 @@ class _Branches:
         self, path: AttentionPath, positions: Tensor, keys: KeyPlaces, n_columns: int
     ) -> None:
         self._path, self._positions, self._keys, self._n = path, positions, keys, n_columns
-        self.hook = "hook_pattern" if path.score == "attention" else path.q_hook
+        self.hook = PATTERN if path.score == "attention" else path.q_hook
         self.kept: dict[int, Tensor] = {}
 
     def sink(self, layer: int) -> Callable[[Tensor], None]:

@@ -5,10 +5,12 @@ from typing import Any
 
 from mechprobe import tasks
 from mechprobe.heads.scores import qk_scores
-from mechprobe.models import Model
+from mechprobe.models import Model, alone
+from mechprobe.provenance import Call
 from mechprobe.results import Difficulty, difficulty_of
 
 
+@alone
 def difficulty(
     model: Model,
     *,
@@ -54,7 +56,8 @@ def difficulty(
 
     Source: Tulchinskii et al. 2025 (arXiv 2502.17017), steps by distractors.
     """
+    call = Call("difficulty", locals())
     total = n * len(steps) * len(distractors)
     task = tasks.ontology(total, list(steps), list(distractors), seed=seed)
     scores = qk_scores(model, task, progress=progress, **options)
-    return difficulty_of(scores, calibration=calibration, method=method, seed=seed)
+    return difficulty_of(scores, calibration=calibration, method=method, seed=seed, call=call)

@@ -10,12 +10,24 @@ from torch import Tensor
 
 from mechprobe.heads.answers import AnswerReader, better_spelling
 from mechprobe.heads.places import SPELLINGS, places
-from mechprobe.heads.rows import keep_at, last_resid
-from mechprobe.models import Model, batches, run
+from mechprobe.heads.rows import keep_at
+from mechprobe.models import (
+    HEAD_OUTPUT,
+    Session,
+    attention_name,
+    batches,
+    centres,
+    final_norm,
+    last_stream,
+    norm_parameter,
+    run,
+)
 from mechprobe.tasks import Task
 
 
-def direct_logits(model: Model, task: Task, *, progress: bool = True) -> npt.NDArray[np.float64]:
+def direct_logits(
+    session: Session, task: Task, *, progress: bool = True
+) -> npt.NDArray[np.float64]:
     r"""Return each head's share of the logit of the right answer over the best other one.
 
     .. math:: D_{lh} = z_{lh} W_O^{lh} \, N \, (W_U^{right} - W_U^{other})
@@ -25,7 +37,7 @@ def direct_logits(model: Model, task: Task, *, progress: bool = True) -> npt.NDA
     multiplier) or to its logits (soft-cap, scale) is left out.
 
     Args:
-        model: A TransformerLens model with a tokenizer.
+        session: A model with a tokenizer.
         task: The questions; the mean over them is returned.
         progress: Show a bar.
 
@@ -34,9 +46,9 @@ def direct_logits(model: Model, task: Task, *, progress: bool = True) -> npt.NDA
 
     Source: Elhage et al. 2021; the other answer is the strongest one of the intact model.
     """
-    found = places(model, task, "candidate", None, "space")
+    found = places(session, task, "candidate", None, "space")
     right = np.array([e.answer for e in task], np.int64)
-    log_probs = AnswerReader(model, found).read()
+    log_probs = AnswerReader(session, found).read()
     best = better_spelling(log_probs, right)
     others = np.where(np.isnan(log_probs[..., best]), -np.inf, log_probs[..., best])
     np.put_along_axis(others, right[:, None], -np.inf, 1)
@@ -45,15 +57,16 @@ def direct_logits(model: Model, task: Task, *, progress: bool = True) -> npt.NDA
         (p.answers[r][SPELLINGS[best]], p.answers[o][SPELLINGS[best]])
         for p, r, o in zip(found, right, rival, strict=True)
     ])  # fmt: skip
-    return _attribute(model, [p.ids for p in found], torch.from_numpy(ids), progress=progress)
+    return _attribute(session, [p.ids for p in found], torch.from_numpy(ids), progress=progress)
 
 
 def _attribute(
-    model: Any, prompts: list[list[int]], ids: Tensor, *, progress: bool
+    session: Session, prompts: list[list[int]], ids: Tensor, *, progress: bool
 ) -> npt.NDArray[np.float64]:
     from tqdm.auto import tqdm
 
-    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    model: Any = session.model
+    n_layers, n_heads = session.n_layers, int(session.cfg.n_heads)
     W_U, W_O = model.W_U.detach(), model.W_O.detach()
     total = torch.zeros(n_layers, n_heads, dtype=torch.float64)
     with tqdm(total=len(prompts), desc="attribution", unit="prompt", disable=not progress,
@@ -61,9 +74,10 @@ def _attribute(
         for batch in batches(model, prompts):
             ends = torch.tensor([len(prompts[i]) - 1 for i in batch.index])
             kept: dict[int, Tensor] = {}
-            capture = {f"blocks.{x}.attn.hook_z": keep_at(kept, x, ends) for x in range(n_layers)}
-            capture[last_resid(model)] = keep_at(kept, -1, ends)
-            run(model, batch.ids, capture, mask=batch.mask)
+            names = {x: attention_name(x, HEAD_OUTPUT) for x in range(n_layers)}
+            capture = {name: keep_at(kept, x, ends) for x, name in names.items()}
+            capture[last_stream(model)] = keep_at(kept, -1, ends)
+            run(session, batch.ids, capture, mask=batch.mask)
             pair = ids[batch.index].to(W_U.device)
             direction = (W_U[:, pair[:, 0]] - W_U[:, pair[:, 1]]).T
             direction = _through_norm(model, kept.pop(-1), direction)
@@ -78,22 +92,14 @@ def _attribute(
 @torch.no_grad()
 def _through_norm(model: Any, resid: Tensor, direction: Tensor) -> Tensor:
     """Return the direction in the residual stream that the frozen final norm maps it from."""
-    if "ln_final" not in model._modules:
+    norm = final_norm(model)
+    if norm is None:
         return direction
-    layer_norm = centres(model)
-    normed = model.ln_final(resid[:, None])[:, 0] - _bias(model.ln_final, resid)
-    centred = resid - resid.mean(-1, keepdim=True) if layer_norm else resid
+    bias = norm_parameter(norm, ("bias", "b"))
+    normed = norm(resid[:, None])[:, 0]
+    normed = normed if bias is None else normed - bias
+    centred = resid - resid.mean(-1, keepdim=True) if centres(model) else resid
     # Frozen, the norm is a factor per component (after centring): read it off its own output.
     factor = torch.where(centred != 0, normed / centred, torch.zeros_like(resid))
     back = factor * direction.to(factor)
-    return back - back.mean(-1, keepdim=True) if layer_norm else back
-
-
-def centres(model: Any) -> bool:
-    """Whether the model's norms take the mean away (LayerNorm, also with its weights folded)."""
-    return str(model.cfg.normalization_type).startswith("LN")
-
-
-def _bias(norm: Any, like: Tensor) -> Tensor:
-    found = [p for n, p in norm.named_parameters() if n.rsplit(".")[-1] in ("bias", "b")]
-    return found[0].detach() if found else like.new_zeros(like.shape[-1])
+    return back - back.mean(-1, keepdim=True) if centres(model) else back

@@ -1,17 +1,16 @@
 """What all prompts begin with, few-shot examples for instance: read once, not for each."""
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from mechprobe.heads.places import Place
-from mechprobe.models import Batch, Model, Run, branching, run, window
-from mechprobe.models.protocol import Sink, input_device
+from mechprobe.models import Batch, Cursor, Session, branching, window
+from mechprobe.models.protocol import Sink
 
 # Fewer shared tokens than this cost more to go on from than to read again.
 _WORTH_SHARING = 32
@@ -23,50 +22,55 @@ class Lead:
 
     Attributes:
         n_tokens: How many tokens; 0 where nothing is shared.
-        cache: Their keys and values, of one row; None where nothing is shared.
+        cursor: One row that has read them; None where nothing is shared.
     """
 
     n_tokens: int = 0
-    cache: Any = None
+    cursor: Cursor | None = None
 
-    def run(
-        self, model: Model, batch: Batch, capture: Mapping[str, Sink], *, keep_cache: bool = False
-    ) -> Run:
-        """Run a batch of prompts behind the lead; sinks see only the tokens that follow it.
+    def read(
+        self, session: Session, batch: Batch, capture: Mapping[str, Sink], *, keep: bool = False
+    ) -> Cursor:
+        """Read a batch of prompts behind the lead; sinks see only the tokens that follow it.
 
         Args:
-            model: The model that the lead was read with.
+            session: The model that the lead was read with.
             batch: Whole prompts, lead included.
             capture: As ``models.run``.
-            keep_cache: Return keys and values of the whole prompts.
+            keep: Whether to go on behind the prompts.
+
+        Returns:
+            What has read them.
         """
-        if not self.n_tokens:
-            return run(model, batch.ids, capture, mask=batch.mask, keep_cache=keep_cache)
-        cache = deepcopy(self.cache)
-        cache.batch_repeat_interleave(len(batch.ids))
+        every = np.zeros(len(batch.ids), dtype=np.int64)
+        cursor = Cursor(session) if self.cursor is None else self.cursor.fork(every)
         ids = batch.ids[:, self.n_tokens :]
-        return run(model, ids, capture, mask=batch.mask, cache=cache, keep_cache=True)
+        mask = None if batch.mask is None else batch.mask[:, self.n_tokens :]
+        cursor.read(ids, capture, mask=mask, logits="none", keep=keep)
+        return cursor
 
     def after(self, at: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         """Return where positions of the whole prompt lie among those that sinks see."""
         return at - self.n_tokens
 
 
-def shared_lead(model: Model, found: Sequence[Place]) -> Lead:
+def shared_lead(session: Session, found: Sequence[Place]) -> Lead:
     """Read what all prompts begin with, up to the first token that a score needs.
 
     Args:
-        model: Must keep a cache whose rows can be repeated, without a sliding window; otherwise
-            nothing is shared.
+        session: Its model must keep a cache whose rows can be repeated, without a sliding window;
+            otherwise nothing is shared.
         found: Tokens of every prompt, and which of them are keys.
     """
-    if len(found) < 2 or not branching(model) or window(model) is not None:
+    if len(found) < 2 or not branching(session.model) or window(session.model) is not None:
         return Lead()
     n = min(_common(found), *(_first_needed(place) for place in found))
     if n < _WORTH_SHARING:
         return Lead()
-    ids = torch.tensor([found[0].ids[:n]], device=input_device(model))
-    return Lead(n, run(model, ids, {}, keep_cache=True).cache)
+    ids = torch.tensor([found[0].ids[:n]], device=session.device)
+    cursor = Cursor(session)
+    cursor.read(ids, logits="none")
+    return Lead(n, cursor)
 
 
 def _common(found: Sequence[Place]) -> int:

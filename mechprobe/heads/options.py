@@ -12,8 +12,8 @@ from mechprobe.heads.ablate import Head, require_heads
 from mechprobe.heads.answers import AnswerReader, better_spelling, choices, group_codes
 from mechprobe.heads.places import places
 from mechprobe.heads.scores import qk_scores
-from mechprobe.models import Model, describe, require_model
-from mechprobe.provenance import Stopwatch
+from mechprobe.models import Model, Session, alone, describe, opened
+from mechprobe.provenance import Call
 from mechprobe.results import HeadScores, OptionRobustness
 from mechprobe.stats import accuracy_interval
 from mechprobe.tasks import Task
@@ -21,6 +21,7 @@ from mechprobe.tasks import Task
 Choices = npt.NDArray[np.int64]
 
 
+@alone
 def option_robustness(
     model: Model,
     task: Task,
@@ -71,28 +72,28 @@ def option_robustness(
     Source: Tulchinskii et al. 2024 (arXiv 2410.02343), permutation accuracy; Zheng et al. 2023
     (arXiv 2309.03882), PriDe and the standard deviation of recalls.
     """
-    watch = Stopwatch()
-    require_model(model)
+    call = Call("option_robustness", locals())
+    session = opened(model)
     n_options = _n_options(task, keep_last)
     shuffled = tasks.permuted(task, seed=seed, keep_last=keep_last)
     right, right_shuffled = _right(task), _right(shuffled)
-    both = _log_probs(model, task)
+    both = _log_probs(session, task)
     spelling = better_spelling(both, right)
-    plain, moved = both[..., spelling], _log_probs(model, shuffled)[..., spelling]
-    prior, picked = _pride(model, task, plain, spelling, prior_share, keep_last, seed)
+    plain, moved = both[..., spelling], _log_probs(session, shuffled)[..., spelling]
+    prior, picked = _pride(session, task, plain, spelling, prior_share, keep_last, seed)
     readers: dict[str, tuple[Choices, Choices]] = {
         "model": (choices(plain), choices(moved)),
         "pride": (np.where(picked >= 0, picked, choices(plain - prior)), choices(moved - prior)),
     }
     if head is not None:
-        (layer, index) = require_heads(model, [head])[0]
+        (layer, index) = require_heads(session, [head])[0]
         own: Any = {"layers": [layer], "progress": progress, **options}
         pair = [_head_choices(qk_scores(model, t, **own), index) for t in (task, shuffled)]
         readers[f"L{layer}H{index}"] = (pair[0], pair[1])
     data = _dataset(readers, right, right_shuffled, task, n_options, seed)
-    arguments = {"task": task.name, "task_notes": task.notes, "head": head, "keep_last": keep_last,
-                 "prior_share": prior_share, **options}  # fmt: skip
-    record = watch.record("option_robustness", arguments, describe(model), task.record(), seed=seed)
+    record = call.record(
+        describe(session), task.record(), seed=seed, task=task.name, task_notes=task.notes
+    )
     return OptionRobustness(data, record)
 
 
@@ -115,13 +116,13 @@ def _right(task: Task) -> Choices:
     return np.array([e.answer for e in task], np.int64)
 
 
-def _log_probs(model: Model, task: Task) -> npt.NDArray[np.float64]:
+def _log_probs(session: Session, task: Task) -> npt.NDArray[np.float64]:
     """Return the model's log-probabilities of the letters, in both spellings."""
-    return AnswerReader(model, places(model, task, "candidate", None, "space")).read()
+    return AnswerReader(session, places(session, task, "candidate", None, "space")).read()
 
 
 def _pride(
-    model: Model,
+    session: Session,
     task: Task,
     plain: npt.NDArray[np.float64],
     spelling: int,
@@ -137,7 +138,7 @@ def _pride(
     rotations = [plain[chosen]]
     n_moved = n_options - keep_last
     rotations += [
-        _log_probs(model, tasks.rotated(part, by, keep_last=keep_last))[..., spelling]
+        _log_probs(session, tasks.rotated(part, by, keep_last=keep_last))[..., spelling]
         for by in range(1, n_moved)
     ]
     z = np.stack([r - np.logaddexp.reduce(r, axis=1, keepdims=True) for r in rotations])

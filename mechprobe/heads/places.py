@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mechprobe.models import Model, require_tokenizer, token_ids, token_spans, tokenizer_of
+from mechprobe.models import Model, Session, require_tokenizer, token_ids, token_spans, tokenizer_of
 from mechprobe.tasks import Example, Option, Span, Task
 from mechprobe.tasks.task import ANSWER
 
@@ -38,7 +38,7 @@ class Place:
 
 
 def places(
-    model: Model, task: Task, query: Query, key: Key | None, spelling: Spelling
+    session: Session, task: Task, query: Query, key: Key | None, spelling: Spelling
 ) -> list[Place]:
     """Find the tokens to read in every example; without ``key``, those of the answers only.
 
@@ -49,6 +49,7 @@ def places(
             tokens, melts into the prompt, or shares its token with another; a span begins or ends
             inside a token; what ``key`` names is not in the prompt.
     """
+    model = session.model
     require_tokenizer(model, "a task")
     prompts = [e.prompt for e in task]
     ids = token_ids(model, prompts, n_more=1)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mechprobe.models import Model, run, token_ids, token_spans
+from mechprobe.models import PATTERN, Cursor, Session, attention_name, token_ids, token_spans
 from mechprobe.tasks.words import COMMON_WORDS
 
 _N_WORDS = 6
@@ -17,7 +17,7 @@ _RECALL = 0.5
 
 
 def retrieval_scores(
-    model: Model, n_needles: int, seed: int, *, progress: bool = True
+    session: Session, n_needles: int, seed: int, *, progress: bool = True
 ) -> npt.NDArray[np.float64]:
     r"""Return how often each head attends most to the token of the needle that comes next.
 
@@ -30,7 +30,7 @@ def retrieval_scores(
     The mean is over answers that hold at least half of the phrase's tokens.
 
     Args:
-        model: A TransformerLens model with a tokenizer and a key-value cache.
+        session: A model with a tokenizer and a key-value cache.
         n_needles: How many phrases to ask for.
         seed: Of words and places.
         progress: Show a bar.
@@ -46,16 +46,16 @@ def retrieval_scores(
     found: list[npt.NDArray[np.float64]] = []
     for _ in tqdm(range(n_needles), desc="retrieval", disable=not progress, leave=False):
         prompt, phrase = _haystack(rng)
-        ids = token_ids(model, prompt)[0]
+        ids = token_ids(session.model, prompt)[0]
         start = prompt.index(phrase)
         inside = [
-            t for t, (a, b) in enumerate(token_spans(model, prompt, ids))
+            t for t, (a, b) in enumerate(token_spans(session.model, prompt, ids))
             if a < start + len(phrase) and b > start
         ]  # fmt: skip
-        score, recall = _ask(model, ids, inside)
+        score, recall = _ask(session, ids, inside)
         if recall >= _RECALL:
             found.append(score)
-    shape = (int(model.cfg.n_layers), int(model.cfg.n_heads))
+    shape = (session.n_layers, int(session.cfg.n_heads))
     return np.mean(found, axis=0) if found else np.full(shape, np.nan)
 
 
@@ -70,10 +70,11 @@ def _haystack(rng: random.Random) -> tuple[str, str]:
     return " ".join(filler) + "\nWhat is the secret phrase? The secret phrase is:", phrase
 
 
-@torch.no_grad()
-def _ask(model: Model, ids: list[int], inside: list[int]) -> tuple[npt.NDArray[np.float64], float]:
+def _ask(
+    session: Session, ids: list[int], inside: list[int]
+) -> tuple[npt.NDArray[np.float64], float]:
     """Answer greedily; return scores and the share of the needle's tokens that were said."""
-    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    n_layers, n_heads = session.n_layers, int(session.cfg.n_heads)
     hits = np.zeros((n_layers, n_heads))
     first, last = inside[0], inside[-1]
     looked = np.zeros((n_layers, n_heads), np.int64)
@@ -84,18 +85,14 @@ def _ask(model: Model, ids: list[int], inside: list[int]) -> tuple[npt.NDArray[n
 
         return take
 
-    capture = {f"blocks.{x}.attn.hook_pattern": sink(x) for x in range(n_layers)}
+    capture = {attention_name(x, PATTERN): sink(x) for x in range(n_layers)}
     said: list[int] = []
-    step, cache = torch.tensor([ids], device=model.cfg.device or "cpu"), None
-    for _ in inside:
-        done = run(model, step, capture, logits="last", cache=cache, keep_cache=True)
-        assert done.logits is not None
-        token = int(done.logits[0, -1].argmax())
+    prompt = torch.tensor([ids], device=session.device)
+    for token in Cursor(session).greedy(prompt, len(inside), capture=capture):
         within = (looked >= first) & (looked <= last)
         same = np.array(ids)[np.minimum(looked, len(ids) - 1)] == token
         hits += within & same
         said.append(token)
-        step, cache = torch.tensor([[token]], device=step.device), done.cache
     needle = [ids[t] for t in inside]
     recall = len(set(needle) & set(said)) / len(set(needle))
     return hits / len(inside), recall

@@ -3,13 +3,7 @@
 import torch
 from torch import Tensor
 
-from mechprobe.models import Model
 from mechprobe.models.protocol import Sink
-
-
-def last_resid(model: Model) -> str:
-    """Return the name of the residual stream that the final norm reads."""
-    return f"blocks.{int(model.cfg.n_layers) - 1}.hook_resid_post"
 
 
 def at_row(activation: Tensor, position: Tensor) -> Tensor:

@@ -25,16 +25,18 @@ from mechprobe.heads.places import (
 from mechprobe.models import (
     Model,
     Score,
+    Session,
+    alone,
     attention_path,
     batches,
     branching,
     describe,
-    require_model,
+    opened,
     takes_positions,
     window,
 )
 from mechprobe.models.prompts import TOKENS_PER_BATCH
-from mechprobe.provenance import Stopwatch
+from mechprobe.provenance import Call
 from mechprobe.results import HeadScores
 from mechprobe.tasks import Task
 
@@ -42,6 +44,7 @@ from mechprobe.tasks import Task
 _FEWEST_AUDITED = 20
 
 
+@alone
 def qk_scores(
     model: Model,
     task: Task,
@@ -103,22 +106,21 @@ def qk_scores(
     Source: Tulchinskii et al. 2025 (arXiv 2502.17017), section 3; Tulchinskii et al. 2024 (arXiv
     2410.02343), section 3.
     """
-    watch = Stopwatch()
-    require_model(model)
+    call = Call("qk_scores", locals())
+    session = opened(model)
     query, key = _layout(task, query, key)
     _require_known(score, query, key, spelling)
-    chosen = _layers(model, layers)
-    found = places(model, task, query, key, spelling)
-    path = attention_path(model, score, qk_norm=qk_norm)
-    lead = shared_lead(model, found) if query == "last" or branching(model) else Lead()
+    chosen = _layers(session, layers)
+    found = places(session, task, query, key, spelling)
+    path = attention_path(session, score, qk_norm=qk_norm)
+    lead = shared_lead(session, found) if query == "last" or branching(model) else Lead()
     reader = HeadReader(path, chosen, spelling, lead)
     cells = _Cells(task, chosen, path.n_heads)
-    _read(model, reader, found, query, cells, batch_size, progress=progress)
-    arguments = {
-        "task": task.name, "task_notes": task.notes, "score": score, "query": query, "key": key,
-        "qk_norm": qk_norm, "spelling": spelling, "layers": chosen, "batch_size": batch_size,
-    }  # fmt: skip
-    record = watch.record("qk_scores", arguments, describe(model), task.record())
+    _read(reader, found, query, cells, batch_size, progress=progress)
+    record = call.record(
+        describe(session), task.record(), task=task.name, task_notes=task.notes, query=query,
+        key=key, layers=chosen,
+    )  # fmt: skip
     return HeadScores(cells.dataset(_audit(task)), record)
 
 
@@ -144,8 +146,8 @@ def _require_known(score: str, query: str, key: str, spelling: str) -> None:
             raise ValueError(msg)
 
 
-def _layers(model: Model, layers: Sequence[int] | None) -> list[int]:
-    n_layers = int(model.cfg.n_layers)
+def _layers(session: Session, layers: Sequence[int] | None) -> list[int]:
+    n_layers = session.n_layers
     chosen = list(range(n_layers)) if layers is None else sorted(set(layers))
     outside = [x for x in chosen if not 0 <= x < n_layers]
     if outside or not chosen:
@@ -159,7 +161,6 @@ def _audit(task: Task) -> "tasks.Audit | None":
 
 
 def _read(
-    model: Model,
     reader: HeadReader,
     found: list[Place],
     query: Query,
@@ -170,6 +171,7 @@ def _read(
 ) -> None:
     from tqdm.auto import tqdm
 
+    model = reader.path.session.model
     branches = query == "candidate" and branching(model)
     read = reader.last if query == "last" else reader.branched if branches else reader.full
     prompts = [p.ids for p in found]
@@ -177,7 +179,7 @@ def _read(
         batch_size = _prompts_per_batch(found, query, reader.lead.n_tokens, branches=branches)
     parts = batches(model, prompts, batch_size,
                     equal_lengths=branches and not _may_pad(model, prompts))  # fmt: skip
-    answers = AnswerReader(model, found)
+    answers = AnswerReader(reader.path.session, found)
     with tqdm(total=len(found), desc="heads", unit="prompt", disable=not progress,
               leave=False) as bar:  # fmt: skip
         for batch in parts:

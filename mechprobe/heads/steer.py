@@ -18,13 +18,14 @@ from mechprobe.heads.answers import (
 )
 from mechprobe.heads.capture import key_places
 from mechprobe.heads.places import Key, Place, places
-from mechprobe.models import Batch, Model, describe, require_model
+from mechprobe.models import PATTERN, Batch, Model, alone, attention_name, describe, opened
 from mechprobe.models.protocol import Edit
-from mechprobe.provenance import Stopwatch
+from mechprobe.provenance import Call
 from mechprobe.results import HeadSteering, steering_of
 from mechprobe.tasks import Task
 
 
+@alone
 def steer_heads(
     model: Model,
     task: Task,
@@ -63,7 +64,7 @@ def steer_heads(
     Raises:
         ValueError: A task without options, no head, one out of range, strengths that are negative
             or do not ascend.
-        NotImplementedError: Changing ``hook_pattern`` changes nothing in this model.
+        NotImplementedError: Changing attention weights changes nothing in this model.
         TypeError: ``model`` is no TransformerLens model.
 
     Example:
@@ -75,16 +76,16 @@ def steer_heads(
 
     Source: Zhang et al. 2023 (arXiv 2311.02262), attention steering.
     """
-    watch = Stopwatch()
-    require_model(model)
-    chosen = require_heads(model, heads)
+    call = Call("steer_heads", locals())
+    session = opened(model)
+    chosen = require_heads(session, heads)
     _require_strengths(strengths)
-    found = places(model, task, "last", key, "space")
+    found = places(session, task, "last", key, "space")
     right = np.array([e.answer for e in task], np.int64)
     target = _targets([len(e.candidates) for e in task], right, seed)
     steered = [Place(p.ids, p.answers, [p.keys[t]]) for p, t in zip(found, target, strict=True)]
-    conditions = {"heads": chosen, **control_heads(model, chosen, controls, seed)}
-    reader = AnswerReader(model, found)
+    conditions = {"heads": chosen, **control_heads(session, chosen, controls, seed)}
+    reader = AnswerReader(session, found)
     from tqdm.auto import tqdm
 
     n_runs = 1 + sum(b > 0 for b in strengths) * len(conditions)
@@ -99,16 +100,16 @@ def steer_heads(
         }  # fmt: skip
     if any(b > 0 for b in strengths):
         moved = {f"{n} {b}": a for (n, b), a in answers.items() if b > 0}
-        require_effect(model, "hook_pattern", {"intact": plain, **moved})
+        require_effect(session, PATTERN, {"intact": plain, **moved})
     best = better_spelling(plain, right)
     followed = [
         [choices(answers[name, float(b)][..., best]) == target for b in strengths]
         for name in conditions
     ]
-    arguments = {"task": task.name, "task_notes": task.notes, "heads": [list(h) for h in chosen],
-                 "strengths": list(strengths), "key": key, "controls": controls,
-                 "batch_size": batch_size}  # fmt: skip
-    record = watch.record("steer_heads", arguments, describe(model), task.record(), seed=seed)
+    record = call.record(
+        describe(session), task.record(), seed=seed, task=task.name, task_notes=task.notes,
+        heads=[list(h) for h in chosen],
+    )  # fmt: skip
     chance = float(np.mean([1 / len(e.candidates) for e in task]))
     return steering_of(
         np.array(followed), group_codes(task), np.array(strengths, np.float64), conditions, record,
@@ -158,6 +159,6 @@ def _edits(steered: Sequence[Place], heads: Sequence[Head], strength: float) -> 
 
             return change
 
-        return {f"blocks.{x}.attn.hook_pattern": edit(own) for x, own in per_layer.items()}
+        return {attention_name(x, PATTERN): edit(own) for x, own in per_layer.items()}
 
     return of

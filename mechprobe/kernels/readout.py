@@ -15,8 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechprobe.kernels.gemm import Gemm, fastest_gemm, gemm_path
-from mechprobe.kernels.native import Found, Native, chooser
+from mechprobe.kernels.arithmetic import choose
+from mechprobe.kernels.gemm import Gemm, gemm_path, product_of
+from mechprobe.kernels.native import Found, Native
+from mechprobe.kernels.observed import note
 from mechprobe.kernels.reductions import ROWS_AT_ONCE, Stepwise
 from mechprobe.kernels.topk import top_k as exact_top_k
 
@@ -87,8 +89,8 @@ def readout(
         transform: The model's map from raw to final logits; may work in place.
         scratch_bytes: Room for logits and reference distributions, at least one row of each;
             default ``SCRATCH_BYTES``. Blocks of 16 rows come on top.
-        gemm: Matrix product to use; by default the fastest one found by trial.
-        steps: How many such calls there will be, for what is worth a trial.
+        gemm: Matrix product to use; by default what suits processor and size (``fastest_gemm``).
+        steps: How many such calls there will be, which decides together with the sizes.
         buffers: Keeps the memory for logits from one call to the next of the same shape, which
             for a few rows at a time saves a tenth of the reading.
 
@@ -108,11 +110,10 @@ def readout(
     dtype = torch.promote_types(rows.dtype, torch.float32)
     room = (scratch_bytes or SCRATCH_BYTES) // (W_U.shape[1] * dtype.itemsize)
     n_group, n_pos = tile_shape(n_entries, n_rows, room)
-    path = gemm or fastest_gemm(W_U, steps * n_entries * n_rows)
+    # By shapes alone: whether the last entry is the reference again is not known before.
+    path, native = choose(W_U, steps * n_all * n_rows, k, targets.shape[1], gemm)
     tile = (buffers or Buffers()).tile(W_U, b_U, transform, (n_group, n_pos), dtype)
     out = empty_cells(n_all, n_rows, k, targets.shape[1], rows.device, dtype)
-    n_logits = steps * n_entries * n_rows * W_U.shape[1]
-    native = chooser.get(tile.product, n_logits, k, targets.shape[1])
     # Positions outside, entries inside: the reference distribution is made once per position.
     for start in range(0, n_rows, n_pos):
         span = slice(start, min(start + n_pos, n_rows))
@@ -203,6 +204,7 @@ class Tile:
         ``mm(out=)`` because a fresh 25 MB tensor per tile costs 20 to 35 % in page faults alone.
         """
         flat = x.flatten(0, 1)
+        note(product=product_of(path, self.W_U))
         with gemm_path(path):
             torch.mm(flat, self.W_U, out=self.product[: len(flat)])
         return self.product[: len(flat)].unflatten(0, x.shape[:2])
@@ -232,10 +234,12 @@ class Tile:
                 self._keep_reference(z[0], at[1])
             if native is None:
                 self._reduce(z, at, targets, out)
+        note(reductions="torch" if native is None else "compiled")
         if native is None:
             return
         found = native.reduce(z, reference, targets, out.top_id.shape[-1])
         if found is None:
+            note(reductions="torch")
             for at in _blocks(len(z), z.shape[1], ROWS_AT_ONCE):
                 self._reduce(z, at, targets, out)
             return

@@ -109,7 +109,7 @@ class Screen:
         """Return rows as they are multiplied by ``parts``."""
         rows = rows.contiguous()
         n_parts = 2 * self.parts.shape[1]
-        parts = torch.empty(len(rows), n_parts, dtype=torch.bfloat16)
+        parts = torch.empty(len(rows), n_parts, dtype=torch.bfloat16, device=rows.device)
         of, ratios = _apart(self.code, rows, self.directions, parts, as_columns=False), self.ratios
         share = (
             of.across * ratios.loss
@@ -186,7 +186,8 @@ def screen_of(W_U: Float[Tensor, "d_model d_vocab"], code: ctypes.CDLL | None = 
     W = W_U.mT.contiguous()
     directions = _directions(W)
     n_parts = W.shape[1] + 3 * len(directions)
-    parts = torch.empty(-(-len(W) // BLOCK), -(-n_parts // 2), BLOCK, 2, dtype=torch.bfloat16)
+    shape = -(-len(W) // BLOCK), -(-n_parts // 2), BLOCK, 2
+    parts = torch.empty(shape, dtype=torch.bfloat16, device=W.device)
     parts[-1] = 0.0  # where there may be no columns
     of = _apart(code, W, directions, parts, as_columns=True)
     size = of.first.clamp(min=1e-30)
@@ -205,7 +206,7 @@ def _apart(
 ) -> Norms:
     """Take vectors apart into ``parts``."""
     n_pairs = parts.shape[1] if as_columns else parts.shape[1] // 2
-    norms = torch.empty(len(x), len(Norms._fields), dtype=torch.float64)
+    norms = torch.empty(len(x), len(Norms._fields), dtype=torch.float64, device=x.device)
     vectors = _Apart(
         x.data_ptr(), directions.data_ptr(), parts.data_ptr(), norms.data_ptr(),
         len(x), x.shape[1], len(directions), n_pairs, int(as_columns),
@@ -235,7 +236,8 @@ def _directions(
     variance = (some - some.mean(0)).square().sum(0)
     spread = spread / spread.trace() + (variance / variance.sum()).diag()
     generator = torch.Generator().manual_seed(0)
-    found = torch.randn(W.shape[1], n, generator=generator, dtype=torch.float64)
+    options = {"dtype": torch.float64, "device": W.device}
+    found = torch.randn(W.shape[1], n, generator=generator, **options)
     for _ in range(_POWERS):
         found = torch.linalg.qr(spread.nan_to_num() @ found).Q
     return found.float().mT.contiguous()

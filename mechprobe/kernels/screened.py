@@ -4,8 +4,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechprobe.kernels.gemm import Gemm, fastest_gemm, gemm_path
+from mechprobe.kernels.arithmetic import choose
+from mechprobe.kernels.gemm import Gemm, gemm_path
 from mechprobe.kernels.native import Found, Native
+from mechprobe.kernels.observed import note
 from mechprobe.kernels.readout import (
     SCRATCH_BYTES,
     Readout,
@@ -63,15 +65,16 @@ def screened_readout(
     room = (scratch_bytes or SCRATCH_BYTES) // (4 * W_U.shape[1])
     _, n_pos = tile_shape(1, n_rows, room)
     tile = Tile(W_U, None, None, (1, n_pos), torch.float32)
-    path = fastest_gemm(W_U, n_entries * n_rows)
+    path = choose(W_U, n_all * n_rows, k, targets.shape[1], native=native).product
     out = empty_cells(n_all, n_rows, k, targets.shape[1], rows.device, torch.float32)
-    error = torch.zeros(n_all, n_rows)
+    error = torch.zeros(n_all, n_rows, dtype=torch.float32, device=rows.device)
     for start in range(0, n_rows, n_pos):
         span = slice(start, min(start + n_pos, n_rows))
         _exactly(tile, path, rows[:, span], targets[span], out, native, range(1), span)
         with gemm_path(path):
             mean = tile.reference[: span.stop - start] @ screen.W
         found = screen.read(rows[:n_entries, span], targets[span], k)
+        note(product="screened")
         if found is None:
             some = range(1, n_entries)
             _exactly(tile, path, rows[:, span], targets[span], out, native, some, span)

@@ -11,6 +11,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 # Not -ffast-math: linked with it, a library makes the whole process flush denormals to zero.
 _FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-shared", "-fPIC")
@@ -24,8 +25,28 @@ _EXTRA = (
 )
 
 
+class Built(NamedTuple):
+    """What was compiled.
+
+    Attributes:
+        code: It, loaded.
+        compiler: Name and version, as the compiler gives them.
+        flags: For which processor, and with which help.
+    """
+
+    code: ctypes.CDLL
+    compiler: str
+    flags: tuple[str, ...]
+
+
+def find_compiler() -> str | None:
+    """Return the compiler to use; None where there is none."""
+    named = (os.environ.get("CC", ""), "cc", "gcc", "clang")
+    return next((c for c in named if shutil.which(c)), None)
+
+
 @cache
-def compiled(*names: str, extras: tuple[tuple[str, ...], ...] = _EXTRA) -> ctypes.CDLL:
+def built(*names: str, extras: tuple[tuple[str, ...], ...] = _EXTRA) -> Built:
     """Compile sources of this folder into one library, and load it.
 
     Args:
@@ -35,9 +56,7 @@ def compiled(*names: str, extras: tuple[tuple[str, ...], ...] = _EXTRA) -> ctype
     Raises:
         RuntimeError: No compiler was found, or none of its calls succeeded.
     """
-    cc = next(
-        (c for c in (os.environ.get("CC", ""), "cc", "gcc", "clang") if shutil.which(c)), None
-    )
+    cc = find_compiler()
     if cc is None:
         msg = "no C compiler was found (CC, cc, gcc, clang)."
         raise RuntimeError(msg)
@@ -46,10 +65,19 @@ def compiled(*names: str, extras: tuple[tuple[str, ...], ...] = _EXTRA) -> ctype
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         library = Path(folder) / "native.so"
         for extra in extras:
-            command = [cc, *_FLAGS, *extra, *sources, "-o", str(library), "-lm"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = _run(cc, *_FLAGS, *extra, *sources, "-o", str(library), "-lm")
             if done.returncode == 0:
-                return ctypes.CDLL(str(library))
+                version = _run(cc, "--version").stdout.partition("\n")[0].strip()
+                return Built(ctypes.CDLL(str(library)), version or cc, extra)
             refused = done.stderr[-500:]
     msg = f"{cc} failed: {refused}"
     raise RuntimeError(msg)
+
+
+def compiled(*names: str, extras: tuple[tuple[str, ...], ...] = _EXTRA) -> ctypes.CDLL:
+    """Return the library of ``built`` alone."""
+    return built(*names, extras=extras).code
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)

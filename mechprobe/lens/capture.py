@@ -3,14 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechprobe.lens.request import Norm, Stream, Translator, hook_names, translator_for
-from mechprobe.models import Model, Unembedding, model_name, run
+from mechprobe.lens.request import Norm, Stream, Translator, translator_for
+from mechprobe.models import Cursor, Session, Unembedding, last_stream, stream_names
 
 # Rows through the norm at once; its temporaries are some multiple of them.
 _NORM_ROWS = 1024
@@ -21,32 +20,29 @@ class Reader:
     """How to get from a model to rows that the readout kernel takes.
 
     Attributes:
-        model: The model.
-        path: Its final norm and unembedding.
+        session: The model.
         layers: Layers to read.
         stream: Which activation of each layer.
         norm: Whether rows go through the final norm.
         translators: Maps applied before the norm.
     """
 
-    model: Model
-    path: Unembedding
+    session: Session
     layers: list[int]
     stream: Stream
     norm: Norm
     translators: Translator | Mapping[int, Callable[[Tensor], Tensor]] | None
 
     @property
-    def asked(self) -> dict[str, object]:
-        """What was asked for, as provenance records it."""
-        return {"layers": self.layers, "stream": self.stream, "norm": self.norm,
-                "translators": self.translators}  # fmt: skip
+    def path(self) -> Unembedding:
+        """The model's final norm and unembedding."""
+        return self.session.unembedding
 
     @property
     def entries(self) -> list[int]:
         """Layers that need rows of their own: the last one, read plainly, is the reference."""
         plain = self.stream == "resid_post" and self.norm == "final" and self.translators is None
-        return [x for x in self.layers if not (plain and x == self.model.cfg.n_layers - 1)]
+        return [x for x in self.layers if not (plain and x == self.session.n_layers - 1)]
 
     @property
     def source(self) -> list[int]:
@@ -60,24 +56,26 @@ class Reader:
         chosen: Int[Tensor, "batch row"],
         *,
         check: bool,
-        **options: Any,
-    ) -> tuple[Float[Tensor, "entry batch row d_model"], Any]:
+        mask: Int[Tensor, "batch pos"] | None = None,
+        behind: Cursor | None = None,
+    ) -> Float[Tensor, "entry batch row d_model"]:
         """Run ``ids`` and keep the chosen positions.
 
         Args:
             ids: Token ids.
             chosen: Positions to keep, per prompt.
-            check: Compare the model's own logits at the last column with ours.
-            options: Passed on to ``models.run`` (``mask``, ``cache``, ``keep_cache``).
+            check: Compare the model's own logits at the last column with ours, if that was not
+                done for this kind of pass of the same model.
+            mask: 1 for tokens, 0 for padding; None where nothing is padded.
+            behind: What reads them and goes on from there; None for texts of their own.
 
         Returns:
-            Rows ready for the kernel, entry 0 the final norm of the last ``resid_post``; and the
-            key-value cache, where kept.
+            Rows ready for the kernel, entry 0 the final norm of the last ``resid_post``.
 
         Raises:
             ValueError: Our read-out path is not the model's (see ``require_identity``).
         """
-        shape = (len(self.entries) + 1, *chosen.shape, int(self.model.cfg.d_model))
+        shape = (len(self.entries) + 1, *chosen.shape, int(self.session.cfg.d_model))
         W_U = self.path.W_U
         out = torch.full(shape, torch.nan, dtype=W_U.dtype, device=W_U.device)
         last_column: list[Tensor] = []
@@ -92,27 +90,32 @@ class Reader:
 
             return sink
 
-        reference = f"blocks.{self.model.cfg.n_layers - 1}.hook_resid_post"
+        reference = last_stream(self.session.model)
         sinks = {reference: [keep(0, None), keep_last]}
         for entry, (layer, name) in enumerate(zip(self.entries, self._names, strict=True), start=1):
             translate = translator_for(self.translators, layer)
             sinks.setdefault(name, []).append(keep(entry, translate))
         capture = {name: _each(parts) for name, parts in sinks.items()}
-        done = run(self.model, ids, capture, logits="last" if check else "none", **options)
+        # Of a model that is as it was, what held for a kind of pass need not be shown again.
+        proved = self.session.fact(("read-out", self.path.mark), set[tuple[bool, ...]])
+        kind = len(ids) > 1, ids.shape[1] > 1, mask is not None, behind is not None
+        check = check and kind not in proved
+        own = (behind or Cursor(self.session)).read(
+            ids, capture, mask=mask, logits="last" if check else "none", keep=behind is not None
+        )
         if not last_column:
-            msg = (
-                f"{model_name(self.model)} never gives {reference}; there is no last layer to read."
-            )
+            msg = f"{self.session.name} never gives {reference}; there is no last layer to read."
             raise NotImplementedError(msg)
-        if done.logits is not None:
-            own = done.logits[:, -1].to(W_U.device)
-            self.path.require_identity(last_column[0], own, model_name(self.model))
+        if own is not None:
+            own = own[:, -1].to(W_U.device)
+            self.path.require_identity(last_column[0], own, self.session.name)
+            proved.add(kind)
         self._apply_norm(out if self.norm == "final" else out[:1])
-        return out, done.cache
+        return out
 
     @cached_property
     def _names(self) -> list[str]:
-        return hook_names(self.model, self.entries, self.stream)
+        return stream_names(self.session.model, self.entries, self.stream)
 
     def _apply_norm(self, rows: Float[Tensor, "entry batch row d_model"]) -> None:
         """Put rows through the final norm, in place.

@@ -25,28 +25,34 @@ from mechprobe.lens.request import (
     resolve_targets,
 )
 from mechprobe.models import (
+    Cursor,
     Model,
+    Prompts,
     TokenText,
+    alone,
     describe,
-    require_kv_cache,
-    require_model,
+    end_ids,
+    opened,
     require_tokenizer,
     token_ids,
     tokenizer_of,
 )
-from mechprobe.provenance import Stopwatch
+from mechprobe.models.inputs import integer, integers, listed, prompt_items
+from mechprobe.models.prompts import ids_in_context
+from mechprobe.provenance import Call
 from mechprobe.results import LensResult
 
 
+@alone
 def generate_with_lens(
     model: Model,
-    prompt: str | Sequence[int] | Tensor,
+    prompt: Prompts,
     *,
     max_new_tokens: int = 20,
-    continuation: str | Sequence[int] | None = None,
+    continuation: str | Sequence[int] | Tensor | None = None,
     temperature: float = 0.0,
     seed: int = 0,
-    stop: str | int | Sequence[str | int] | None = None,
+    stop: str | int | Sequence[str | int] | Tensor | None = None,
     layers: Layers = None,
     stream: Stream = "resid_post",
     top_k: int = 10,
@@ -67,10 +73,11 @@ def generate_with_lens(
 
     Args:
         model: A TransformerLens model with a key-value cache.
-        prompt: One text, or its token ids.
+        prompt: One prompt, in any of the ways ``logit_lens`` takes it.
         max_new_tokens: Steps at most, 1 or more; fewer when a stop comes.
-        continuation: Tokens to force instead of generating (text, or ids): the same table for an
-            answer the model did not choose. One forward pass.
+        continuation: Tokens to force instead of generating: the same table for an answer the model
+            did not choose. One forward pass. Ids, or a text, cut into tokens as it is behind the
+            prompt where that is a text, otherwise as it is alone.
         temperature: 0 takes the most likely token; otherwise samples from
             :math:`\mathrm{softmax}(z / T)`.
         seed: Of the sampling.
@@ -89,8 +96,10 @@ def generate_with_lens(
         A ``LensResult`` with one prompt; ``.table()`` is the layer by step table.
 
     Raises:
-        ValueError: As ``logit_lens``; also ``max_new_tokens`` or ``temperature`` out of range, an
-            empty continuation, several prompts, or no room in the context.
+        ValueError: As ``logit_lens``; also ``max_new_tokens`` or ``temperature`` out of range, a
+            continuation that is empty or begins within a token of the prompt, several prompts, or
+            no room in the context.
+        TypeError: As ``logit_lens``; also a continuation or stop that is neither text nor ids.
         NotImplementedError: As ``logit_lens``; also a model without key-value cache.
 
     Example:
@@ -103,12 +112,13 @@ def generate_with_lens(
         Theia Vogel, "Why do LLMs freak out over the seahorse emoji?" (2025),
         https://vgel.me/posts/seahorse
     """
-    watch = Stopwatch()
-    require_model(model)
-    forced = None if continuation is None else _forced_ids(model, continuation)
-    n_steps = _check_steps(max_new_tokens if forced is None else len(forced), temperature)
+    call = Call("generate_with_lens", locals())
+    session = opened(model)
+    forced = None if continuation is None else _forced_ids(model, prompt, continuation)
+    asked = integer(max_new_tokens, "max_new_tokens must be an integer")
+    n_steps = _check_steps(asked if forced is None else len(forced), temperature)
     ids = _one_prompt(model, prompt, prepend_bos, n_steps - 1)
-    reader = lens_reader(model, layers, stream, norm, translators)
+    reader = lens_reader(session, layers, stream, norm, translators)
     wanted = resolve_targets(model, targets, [list(range(n_steps))])
     k = check_top_k(top_k, reader.path.d_vocab)
     walk = _Walk(reader, k, wanted, n_steps)
@@ -118,13 +128,10 @@ def generate_with_lens(
             pass
     else:
         walk.force(ids, forced)
-    asked = {
-        "max_new_tokens": max_new_tokens, "continuation": forced, "temperature": temperature,
-        "stop": stop, "targets": wanted.recorded, **reader.asked, "top_k": top_k,
-        "prepend_bos": prepend_bos,
-    }  # fmt: skip
-    used = seed if temperature > 0 else None
-    record = watch.record("generate_with_lens", asked, describe(model), [ids], seed=used)
+    record = call.record(
+        describe(session), [ids], seed=seed if temperature > 0 else None, continuation=forced,
+        layers=reader.layers, targets=wanted.recorded,
+    )  # fmt: skip
     return LensResult(walk.dataset(ids), record)
 
 
@@ -146,12 +153,15 @@ def _check_steps(n_steps: int, temperature: float) -> int:
     return n_steps
 
 
-def _forced_ids(model: Model, continuation: str | Sequence[int]) -> list[int]:
-    if isinstance(continuation, str):
-        require_tokenizer(model, "the continuation")
-        ids: list[int] = tokenizer_of(model)(continuation, add_special_tokens=False)["input_ids"]
+def _forced_ids(model: Model, prompt: Prompts, continuation: Any) -> list[int]:
+    if not isinstance(continuation, str):
+        asked = integers(continuation, "continuation must be a text or token ids")
+        ids = [one_token(model, i) for i in asked]
+    elif isinstance(context := prompt_items(prompt)[0], str) and continuation:
+        ids = ids_in_context(model, context, continuation)
     else:
-        ids = [one_token(model, int(i)) for i in continuation]
+        require_tokenizer(model, "the continuation")
+        ids = tokenizer_of(model)(continuation, add_special_tokens=False)["input_ids"]
     if not ids:
         msg = "the continuation is empty; give at least one token."
         raise ValueError(msg)
@@ -173,14 +183,13 @@ class _Walk:
     def generate(
         self, prompt: list[int], n_steps: int, temperature: float, seed: int, stop: "_Stop"
     ) -> Iterator[int]:
-        """Yield each generated token; the cache keeps earlier positions."""
-        require_kv_cache(self.reader.model)
-        device = torch.device(self.reader.model.cfg.device or "cpu")
+        """Yield each generated token."""
+        device = self.reader.session.device
         generator = torch.Generator(device).manual_seed(seed)
-        ids, cache = torch.tensor([prompt], device=device), None
+        ids, cursor = torch.tensor([prompt], device=device), Cursor(self.reader.session)
         for step in range(n_steps):
             last = torch.tensor([[ids.shape[1] - 1]])
-            rows, cache = self.reader.rows(ids, last, check=step < 2, cache=cache, keep_cache=True)
+            rows = self.reader.rows(ids, last, check=step < 2, behind=cursor)
             self._read(rows[:, 0], slice(step, step + 1))
             token = int(self.reads[-1].top_id[0, 0, 0])
             if temperature > 0:
@@ -195,10 +204,10 @@ class _Walk:
 
     def force(self, prompt: list[int], continuation: list[int]) -> None:
         """Read a given continuation in one pass."""
-        device = torch.device(self.reader.model.cfg.device or "cpu")
+        device = self.reader.session.device
         ids = torch.tensor([prompt + continuation[:-1]], device=device)
         chosen = torch.arange(len(prompt) - 1, ids.shape[1])[None]
-        rows, _ = self.reader.rows(ids, chosen, check=True)
+        rows = self.reader.rows(ids, chosen, check=True)
         self._read(rows[:, 0], slice(0, len(continuation)))
         self.tokens = continuation
 
@@ -223,7 +232,7 @@ class _Walk:
         tokens = np.array([[prompt[-1], *self.tokens]], np.int32)
         position = np.arange(len(prompt) - 1, len(prompt) - 1 + n, dtype=np.int32)[None]
         read = Read(position, tokens[:, :-1], np.arange(n)[None] > 0, tokens[:, 1:])
-        text = TokenText(tokenizer_of(self.reader.model))
+        text = TokenText(self.reader.session.tokenizer)
         targets = Targets(self.targets.labels, self.targets.ids[:, :n])
         shown = [text.joined(prompt)]
         return lens_dataset(cells, read, self.reader.layers, targets, text, shown)
@@ -232,20 +241,18 @@ class _Walk:
 class _Stop:
     """When a generation ends before its last step."""
 
-    def __init__(self, model: Model, stop: str | int | Sequence[str | int] | None) -> None:
-        asked = [stop] if isinstance(stop, str | int) else list(stop or [])
+    def __init__(self, model: Model, stop: Any) -> None:
+        rule = "stop must be texts or token ids"
+        given = listed(() if stop is None else stop, rule)
+        asked = given if isinstance(given, list) else [given]
         self._texts = [s for s in asked if isinstance(s, str)]
         if "" in self._texts:
             msg = "stop holds an empty text, which every text contains; leave it out."
             raise ValueError(msg)
-        self._ids = {one_token(model, s) for s in asked if not isinstance(s, str)}
+        ids = integers([s for s in asked if not isinstance(s, str)], rule)
+        self._ids = {one_token(model, i) for i in ids}
         self._text = TokenText(tokenizer_of(model))
-        config = getattr(getattr(model, "original_model", None), "generation_config", None)
-        for end in (
-            getattr(config, "eos_token_id", None),
-            getattr(tokenizer_of(model), "eos_token_id", None),
-        ):
-            self._ids.update(end if isinstance(end, list) else [] if end is None else [end])
+        self._ids.update(end_ids(model))
 
     def reached(self, tokens: list[int]) -> bool:
         if tokens[-1] in self._ids:

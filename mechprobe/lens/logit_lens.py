@@ -26,7 +26,7 @@ from mechprobe.lens.request import (
     Targets,
     Translator,
     check_top_k,
-    hook_names,
+    require_stream,
     resolve_layers,
     resolve_positions,
     resolve_targets,
@@ -37,18 +37,20 @@ from mechprobe.models import (
     Batch,
     Model,
     Prompts,
+    Session,
     TokenText,
+    alone,
     batches,
     describe,
-    require_model,
+    opened,
+    stream_names,
     token_ids,
-    tokenizer_of,
-    unembedding,
 )
-from mechprobe.provenance import Stopwatch
+from mechprobe.provenance import Call
 from mechprobe.results import LensResult
 
 
+@alone
 def logit_lens(
     model: Model,
     prompts: Prompts,
@@ -56,7 +58,7 @@ def logit_lens(
     positions: Positions = -1,
     layers: Layers = None,
     stream: Stream = "resid_post",
-    top_k: int = 10,
+    top_k: int | np.integer[Any] = 10,
     targets: Any = None,
     norm: Norm = "final",
     translators: Translator | Mapping[int, Callable[[Tensor], Tensor]] | None = None,
@@ -82,16 +84,22 @@ def logit_lens(
 
     Args:
         model: A TransformerLens model (``TransformerBridge`` or ``HookedTransformer``).
-        prompts: A text, texts, lists of token ids, or a tensor of ids. A text that begins with
-            the BOS token does not get a second one.
+        prompts: A text; token ids (list, tuple, array or tensor of integers); a tokenizer's
+            output, read without what its attention_mask marks as padding; the messages of a chat;
+            or several of these. Texts get BOS by the model's habit unless they begin with it; ids
+            are taken as they are. See ``models.token_ids``.
         positions: Where to read: one position, several, a slice, None for all; negative ones
             count from the end. Cost is linear in positions.
         layers: -1 is the embedding (``resid_post`` only), l is after block l; None for all.
         stream: ``"resid_post"``, ``"resid_mid"``, or what one part of the block adds,
             ``"attn_out"`` or ``"mlp_out"``.
         top_k: How many tokens to keep per cell, 1 to ``d_vocab``.
-        targets: Tokens to follow: texts of one token each or ids, shared by all cells; or an
-            integer array ``[prompt, pos]`` or ``[prompt, pos, target]``, one for each cell.
+        targets: Tokens to follow, shared by all cells: one, or a list, tuple or 1-d array of them.
+            A text that is one token where it stands alone, an id, or a pair ``(context, word)``:
+            the token that the word is in that context, as in ``[("Answer:", "A")]``. Pairs stand
+            in a list; a bare tuple of two texts is refused, for it may mean either. Or an integer
+            array ``[prompt, pos]`` or ``[prompt, pos, target]``, one for each cell. Labels show
+            the piece that is followed.
         norm: ``"final"`` or ``"none"`` (raw residuals, as some published scripts read them).
         translators: ``f(rows, layer)`` or a mapping layer to ``f(rows)``, applied to residual
             rows ``[row, d_model]`` before the norm; a tuned lens, for instance.
@@ -121,7 +129,8 @@ def logit_lens(
             range, a target that is several tokens, NaN weights, a read-out path that is not
             the model's, ``scratch_mb`` that is not positive, an unknown ``compute_dtype``, or
             ``screen`` with one, with more than 64 ids or more than 16 targets.
-        TypeError: Something that is not a TransformerLens model, or prompts that are not.
+        TypeError: Something that is not a TransformerLens model; prompts, targets, positions,
+            layers or ``top_k`` of a wrong kind.
         NotImplementedError: An architecture or a stream that cannot be read; ``screen`` where the
             unembedding is not float32 on a CPU, has a bias or a soft-cap, or without C compiler.
 
@@ -135,11 +144,11 @@ def logit_lens(
         nostalgebraist, "interpreting GPT: the logit lens" (2020),
         https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens
     """
-    watch = Stopwatch()
-    require_model(model)
+    call = Call("logit_lens", locals())
+    session = opened(model)
     ids = token_ids(model, prompts, prepend_bos=prepend_bos)
     chosen = resolve_positions(positions, [len(row) for row in ids])
-    reader = lens_reader(model, layers, stream, norm, translators)
+    reader = lens_reader(session, layers, stream, norm, translators)
     wanted = resolve_targets(model, targets, chosen)
     k = check_top_k(top_k, reader.path.d_vocab)
     room = room_for(reader, check_scratch(scratch_mb))
@@ -149,28 +158,26 @@ def logit_lens(
     check_screen(reader.path, k, len(wanted.labels), screen=screen, lower=compute_dtype is not None)
     rough: Lower | Screening | None = Lower(reader.path, k) if compute_dtype else None
     if screen:
-        rough = Screening(model, reader.path, k)
+        rough = Screening(session, k)
     if batch_size is None:
         batch_size = room.batch_size([len(row) for row in ids], n_read)
     with tqdm(total=len(ids), desc="lens", unit="prompt", disable=not progress, leave=False) as bar:
         for batch in batches(model, ids, batch_size):
             _read_batch(reader, batch, chosen, wanted, room, rough, cells)
             bar.update(len(batch.index))
-    text = TokenText(tokenizer_of(model))
+    text = TokenText(session.tokenizer)
     shown = [text.joined(row) for row in ids]
     data = lens_dataset(cells, cells_read(ids, chosen), reader.layers, wanted, text, shown)
     if rough is not None:
         data = with_error(data, rough.found())
-    asked = {
-        "positions": positions, "targets": wanted.recorded, **reader.asked, "top_k": top_k,
-        "prepend_bos": prepend_bos, "batch_size": batch_size, "scratch_mb": scratch_mb,
-        "compute_dtype": compute_dtype, "screen": screen,
-    }  # fmt: skip
-    return LensResult(data, watch.record("logit_lens", asked, describe(model), ids))
+    record = call.record(
+        describe(session), ids, layers=reader.layers, targets=wanted.recorded, batch_size=batch_size
+    )
+    return LensResult(data, record)
 
 
 def lens_reader(
-    model: Model,
+    session: Session,
     layers: Layers,
     stream: Stream,
     norm: Norm,
@@ -186,16 +193,16 @@ def lens_reader(
     if norm not in ("final", "none"):
         msg = f"norm must be 'final' or 'none'; found {norm!r}."
         raise ValueError(msg)
-    hook_names(model, [], stream)
-    chosen = resolve_layers(model, layers, stream)
-    hook_names(model, chosen, stream)
+    require_stream(stream)
+    chosen = resolve_layers(session.model, layers, stream)
+    stream_names(session.model, chosen, stream)
     unknown = (
         [x for x in translators if x not in chosen] if isinstance(translators, Mapping) else []
     )
     if unknown:
         msg = f"translators has layer {unknown[0]!r}, which is not read; layers: {chosen}."
         raise ValueError(msg)
-    return Reader(model, unembedding(model), chosen, stream, norm, translators)
+    return Reader(session, chosen, stream, norm, translators)
 
 
 def _real(reader: Reader) -> torch.dtype:
@@ -215,7 +222,7 @@ def _read_batch(
     width = max(map(len, chosen))
     index = torch.tensor([[*c, *[0] * (width - len(c))] for c in chosen])
     valid = np.arange(width) < np.array([len(c) for c in chosen])[:, None]
-    rows, _ = reader.rows(batch.ids, index, check=True, mask=batch.mask)
+    rows = reader.rows(batch.ids, index, check=True, mask=batch.mask)
     rows = rows.flatten(1, 2)
     if not valid.all():
         rows = rows[:, torch.from_numpy(valid).flatten().to(rows.device)]

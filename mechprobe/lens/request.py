@@ -1,19 +1,22 @@
 """What was asked of the lens, checked against the model before anything runs."""
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from mechprobe.models import (
+    EMBEDDING,
     Model,
     TokenText,
-    model_name,
+    found,
+    ids_in_context,
+    integer,
+    integers,
+    listed,
     require_encodable,
     require_tokenizer,
     tokenizer_of,
@@ -22,11 +25,12 @@ from mechprobe.models import (
 Stream = Literal["resid_post", "resid_mid", "attn_out", "mlp_out"]
 Norm = Literal["final", "none"]
 Translator = Callable[[Tensor, int], Tensor]
-Positions = int | Sequence[int] | slice | None
-Layers = int | Sequence[int] | None
+# Several are a list, tuple, range, or 1-d array or tensor; numpy's integers count as integers.
+Positions = int | np.integer[Any] | Sequence[Any] | npt.NDArray[Any] | Tensor | slice | None
+Layers = int | np.integer[Any] | Sequence[Any] | npt.NDArray[Any] | Tensor | None
 
 STREAMS: tuple[Stream, ...] = ("resid_post", "resid_mid", "attn_out", "mlp_out")
-EMBEDDING = -1
+_TARGET = "a text, an id or a pair (context, word)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,10 @@ class Targets:
 
     @property
     def recorded(self) -> object:
-        """What provenance keeps: the labels, or the ids where each cell has its own."""
-        return self.ids if self.per_cell else self.labels
+        """What provenance keeps: id by label, or the ids where each cell has its own."""
+        if self.per_cell:
+            return self.ids
+        return dict(zip(self.labels, self.ids[0, 0].tolist(), strict=True))
 
 
 def resolve_positions(positions: Positions, lengths: Sequence[int]) -> list[list[int]]:
@@ -57,9 +63,12 @@ def resolve_positions(positions: Positions, lengths: Sequence[int]) -> list[list
         lengths: Tokens of each prompt.
 
     Raises:
-        ValueError: A position outside a prompt, or none left.
-        TypeError: Not an integer.
+        ValueError: A position outside a prompt, named twice, or none left.
+        TypeError: Not integers; booleans and floats are none.
     """
+    asked: list[int] = []
+    if positions is not None and not isinstance(positions, slice):
+        asked = integers(positions, "positions must be integers, a slice or None")
     out: list[list[int]] = []
     for prompt, length in enumerate(lengths):
         if positions is None:
@@ -67,10 +76,6 @@ def resolve_positions(positions: Positions, lengths: Sequence[int]) -> list[list
         elif isinstance(positions, slice):
             chosen = list(range(*positions.indices(length)))
         else:
-            asked = [positions] if isinstance(positions, int | np.integer) else list(positions)
-            if not all(isinstance(p, int | np.integer) for p in asked):
-                msg = f"positions must be integers, a slice or None; found {positions!r}."
-                raise TypeError(msg)
             outside = [p for p in asked if not -length <= p < length]
             if outside:
                 msg = (
@@ -78,7 +83,7 @@ def resolve_positions(positions: Positions, lengths: Sequence[int]) -> list[list
                     f"tokens; valid: {-length}..{length - 1}."
                 )
                 raise ValueError(msg)
-            chosen = [int(p) % length for p in asked]
+            chosen = [p % length for p in asked]
             if len(set(chosen)) < len(chosen):
                 msg = f"positions={positions!r} names one position of prompt {prompt} twice."
                 raise ValueError(msg)
@@ -94,62 +99,48 @@ def resolve_layers(model: Model, layers: Layers, stream: Stream) -> list[int]:
 
     Raises:
         ValueError: A layer that is not there, or the same one twice.
+        TypeError: Not integers; booleans and floats are none.
     """
     n_layers = int(model.cfg.n_layers)
     first = EMBEDDING if stream == "resid_post" else 0
     if layers is None:
         return list(range(first, n_layers))
-    chosen = [operator.index(x) for x in (layers if isinstance(layers, Sequence) else [layers])]
+    chosen = integers(layers, "layers must be integers or None")
     outside = [layer for layer in chosen if not first <= layer < n_layers]
     if outside or len(set(chosen)) < len(chosen) or not chosen:
         embedding = "-1 (embedding), " if first == EMBEDDING else ""
-        found = f"layer {outside[0]} is out of range" if outside else f"layers={chosen}"
+        wrong = f"layer {outside[0]} is out of range" if outside else f"layers={chosen}"
         msg = (
-            f"{found} for stream {stream!r} of {n_layers} blocks; valid: {embedding}"
+            f"{wrong} for stream {stream!r} of {n_layers} blocks; valid: {embedding}"
             f"0..{n_layers - 1}, each once (l is after block l)."
         )
         raise ValueError(msg)
     return chosen
 
 
-def hook_names(model: Model, layers: Sequence[int], stream: Stream) -> list[str]:
-    """Return the activation to read for each layer.
+def require_stream(stream: str) -> None:
+    """Refuse a stream that is none.
 
     Raises:
-        ValueError: An unknown stream.
-        NotImplementedError: A stream that this architecture does not have.
+        ValueError: It is unknown.
     """
     if stream not in STREAMS:
         msg = f"stream must be one of {', '.join(STREAMS)}; found {stream!r}."
         raise ValueError(msg)
-    names = [
-        "blocks.0.hook_resid_pre" if layer == EMBEDDING else f"blocks.{layer}.hook_{stream}"
-        for layer in layers
-    ]
-    known = model.hook_dict
-    missing = [name for name in names if name not in known]
-    if missing:
-        why = (
-            "its attention and MLP read the same residual stream in parallel, so there is none "
-            "between them"
-            if stream == "resid_mid"
-            else "its blocks are built differently"
-        )
-        msg = f"{model_name(model)} has no {missing[0]}: {why}. Use stream='resid_post'."
-        raise NotImplementedError(msg)
-    return names
 
 
-def check_top_k(top_k: int, d_vocab: int) -> int:
-    """Return ``top_k``.
+def check_top_k(top_k: Any, d_vocab: int) -> int:
+    """Return ``top_k`` as an integer.
 
     Raises:
         ValueError: It is not within the vocabulary.
+        TypeError: It is no integer.
     """
-    if not 1 <= top_k <= d_vocab:
-        msg = f"top_k={top_k} is out of range; the vocabulary has {d_vocab} ids, so 1..{d_vocab}."
+    k = integer(top_k, "top_k must be an integer")
+    if not 1 <= k <= d_vocab:
+        msg = f"top_k={k} is out of range; the vocabulary has {d_vocab} ids, so 1..{d_vocab}."
         raise ValueError(msg)
-    return int(top_k)
+    return k
 
 
 def translator_for(
@@ -163,36 +154,46 @@ def translator_for(
     return lambda rows: translators(rows, layer)
 
 
-def one_token(model: Model, target: str | int) -> int:
+def one_token(model: Model, target: Any) -> int:
     """Return the id of a target.
 
     Args:
         model: Gives tokenizer and ``d_vocab``.
-        target: An id, or a text that is one token; a leading space belongs to it.
+        target: An id; a text that is one token where it stands alone, a leading space belongs to
+            it; or ``(context, word)``, the token that the word is in that context.
 
     Raises:
         ValueError: The text is several tokens or none, or the id is outside the vocabulary.
+        TypeError: It is something else.
     """
     d_vocab = int(model.cfg.d_vocab)
-    if isinstance(target, str):
+    if _is_pair(target):
         require_tokenizer(model, f"target {target!r}")
-        tokenizer = tokenizer_of(model)
-        require_encodable(target, "a target")
-        ids: list[int] = tokenizer(target, add_special_tokens=False)["input_ids"]
-        text = TokenText(tokenizer)
-        if len(ids) == 2 and text.raw(ids[0]) == b" " and text.text(ids[1]) == target:
-            # SentencePiece puts a space of its own before " Paris"; the word has its space already.
-            ids = ids[1:]
-        if len(ids) != 1:
-            pieces = ", ".join(f"{text.text(i)!r} ({i})" for i in ids)
-            first = f" Take its first token: targets=[{ids[0]}]." if ids else ""
-            msg = f"target {target!r} is {len(ids)} tokens: {pieces}; a target is one token.{first}"
+        return _single(model, target, ids_in_context(model, *target))
+    if not isinstance(target, str):
+        token = integer(target, f"a target must be {_TARGET}")
+        if not 0 <= token < d_vocab:
+            msg = f"target id {token} is no id of the vocabulary; valid: 0..{d_vocab - 1}."
             raise ValueError(msg)
-        return ids[0]
-    if not isinstance(target, int | np.integer) or not 0 <= target < d_vocab:
-        msg = f"target id {target} is no id of the vocabulary; valid: 0..{d_vocab - 1}."
+        return token
+    require_tokenizer(model, f"target {target!r}")
+    require_encodable(target, "a target")
+    ids: list[int] = tokenizer_of(model)(target, add_special_tokens=False)["input_ids"]
+    text = TokenText(tokenizer_of(model))
+    if len(ids) == 2 and text.raw(ids[0]) == b" " and text.text(ids[1]) == target:
+        # SentencePiece puts a space of its own before " Paris"; the word has its space already.
+        ids = ids[1:]
+    return _single(model, target, ids)
+
+
+def _single(model: Model, target: object, ids: list[int]) -> int:
+    if len(ids) != 1:
+        text = TokenText(tokenizer_of(model))
+        pieces = ", ".join(f"{text.text(i)!r} ({i})" for i in ids)
+        first = f" Take its first token: targets=[{ids[0]}]." if ids else ""
+        msg = f"target {target!r} is {len(ids)} tokens: {pieces}; a target is one token.{first}"
         raise ValueError(msg)
-    return int(target)
+    return ids[0]
 
 
 def resolve_targets(model: Model, targets: Any, positions: list[list[int]]) -> Targets:
@@ -200,23 +201,20 @@ def resolve_targets(model: Model, targets: Any, positions: list[list[int]]) -> T
 
     Args:
         model: Gives tokenizer and ``d_vocab``.
-        targets: None; one or several tokens shared by all cells; or an integer array
-            ``[prompt, pos]`` or ``[prompt, pos, target]`` (-1 in cells that are not valid).
+        targets: None; one token or several (list, tuple, 1-d array), shared by all cells, each
+            as ``one_token`` takes it; or an integer array ``[prompt, pos]`` or
+            ``[prompt, pos, target]`` (-1 in cells that are not valid).
         positions: The positions read in each prompt.
 
     Raises:
-        ValueError: Not one token, outside the vocabulary, or an array of another shape.
+        ValueError: Not one token, outside the vocabulary, an array of another shape, or a bare
+            tuple of two texts, which may be two targets or a word in its context.
+        TypeError: Something else than texts, ids and pairs.
     """
     shape = (len(positions), max(map(len, positions)))
     if isinstance(targets, Tensor | np.ndarray) and targets.ndim > 1:
-        return _cell_targets(model, torch.as_tensor(targets).cpu().numpy(), positions)
-    if targets is None:
-        shared: list[Any] = []
-    elif isinstance(targets, str | int | np.integer):
-        shared = [targets]
-    else:
-        shared = targets.tolist() if isinstance(targets, Tensor | np.ndarray) else list(targets)
-    ids = np.array([one_token(model, t) for t in shared], dtype=np.int64)
+        return _cell_targets(model, targets, positions)
+    ids = np.array([one_token(model, t) for t in _shared(targets)], dtype=np.int64)
     text = TokenText(tokenizer_of(model))
     labels = [text.text(int(i)) for i in ids]
     if len(set(labels)) < len(labels):
@@ -224,15 +222,35 @@ def resolve_targets(model: Model, targets: Any, positions: list[list[int]]) -> T
     return Targets(labels, np.broadcast_to(ids, (*shape, len(ids))))
 
 
-def _cell_targets(model: Model, ids: npt.NDArray[Any], positions: list[list[int]]) -> Targets:
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, str) for v in value)
+
+
+def _shared(targets: Any) -> list[Any]:
+    """Return the targets that all cells share, one by one."""
+    if targets is None:
+        return []
+    if _is_pair(targets):
+        msg = (
+            f"targets={targets!r} may be two targets or a word in its context: pass "
+            f"{list(targets)} for two, [{targets!r}] for {targets[1]!r} after {targets[0]!r}."
+        )
+        raise ValueError(msg)
+    if isinstance(targets, Sequence) and not isinstance(targets, str | bytes):
+        return list(targets)
+    rule = f"targets must be {_TARGET}, several of them, or an integer array [prompt, pos]"
+    several = listed(targets, rule)
+    return several if isinstance(several, list) else [several]
+
+
+def _cell_targets(model: Model, targets: Any, positions: list[list[int]]) -> Targets:
     shape = (len(positions), max(map(len, positions)))
+    rule = f"targets per cell must be integers of shape [prompt, pos] = {list(shape)}"
+    ids = np.array(listed(targets, rule))
     if ids.ndim == 2:
         ids = ids[..., None]
-    if ids.shape[:2] != shape or not np.issubdtype(ids.dtype, np.integer):
-        msg = (
-            f"targets per cell must be integers of shape [prompt, pos] = {list(shape)} (and a "
-            f"third axis for several); found {ids.dtype} of shape {list(ids.shape)}."
-        )
+    if ids.shape[:2] != shape or ids.ndim != 3 or ids.dtype.kind not in "iu":
+        msg = f"{rule} (and a third axis for several); found {found(targets)}."
         raise ValueError(msg)
     for prompt, chosen in enumerate(positions):
         for target in np.unique(ids[prompt, : len(chosen)]).tolist():

@@ -1,7 +1,6 @@
 """Reading with a rough product where that is enough, and what it costs, measured as it happens."""
 
 from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -11,7 +10,7 @@ from mechprobe.kernels.native import MAX_TARGETS, MAX_TOP, Native, reductions
 from mechprobe.kernels.readout import Readout, readout
 from mechprobe.kernels.screen import Screen, screen_of, sources
 from mechprobe.kernels.screened import screened_readout
-from mechprobe.models import Model, Unembedding
+from mechprobe.models import Session, Unembedding
 
 # Positions of each micro-batch, of all layers, that are read in float32 as well.
 _COMPARED = 2
@@ -62,8 +61,7 @@ class Screening:
     """The unembedding in bfloat16, whose doubts are resolved, and its error so far.
 
     Attributes:
-        model: The model.
-        path: Its own unembedding.
+        session: The model.
         k: How many most likely ids are kept.
         bound: Largest error that any rough logit may have had.
         entropy: Largest error of an entropy found.
@@ -71,8 +69,7 @@ class Screening:
         n_cells: Cells compared.
     """
 
-    model: Model
-    path: Unembedding
+    session: Session
     k: int
     bound: float = 0.0
     entropy: float = 0.0
@@ -82,7 +79,16 @@ class Screening:
     _native: Native = field(default_factory=reductions, repr=False)
 
     def __post_init__(self) -> None:
-        self._screen = kept_screen(self.model, self.path.W_U)
+        W_U = self.path.W_U
+        # Columns that do not lie together are copied, which is too much to keep.
+        shared = W_U.mT.is_contiguous()
+        self._screen = self.session.fact("screen", lambda: screen_of(W_U)) if shared \
+            else screen_of(W_U)  # fmt: skip
+
+    @property
+    def path(self) -> Unembedding:
+        """The model's own unembedding."""
+        return self.session.unembedding
 
     @torch.no_grad()
     def read(
@@ -116,51 +122,6 @@ class Screening:
             "screen_kl_error": self.divergence,
             "screen_cells": float(self.n_cells),
         }
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A rounded unembedding, and how to tell whether it still is the model's.
-
-    Attributes:
-        screen: It.
-        written: How often the weights had been written to.
-        image: Their product with a vector, which writing past torch's count changes too.
-    """
-
-    screen: Screen
-    written: int
-    image: Float[Tensor, " d_vocab"]
-
-    def is_of(self, W_U: Float[Tensor, "d_model d_vocab"]) -> bool:
-        same = self.screen.W.data_ptr() == W_U.data_ptr() and self.screen.W.mT.shape == W_U.shape
-        return same and self.written == W_U._version and torch.equal(self.image, _image(W_U))
-
-
-_KEPT: "WeakKeyDictionary[Model, _Kept]" = WeakKeyDictionary()
-
-
-def kept_screen(model: Model, W_U: Float[Tensor, "d_model d_vocab"]) -> Screen:
-    """Return the rounded unembedding of a model, which is kept until it or its weights go.
-
-    It takes half the memory of the unembedding. What does not share its memory with the model, as
-    columns that lie across each other do not, is made anew every time.
-
-    Args:
-        model: The model.
-        W_U: Its unembedding.
-    """
-    kept = _KEPT.get(model)
-    if kept is not None and kept.is_of(W_U):
-        return kept.screen
-    screen = screen_of(W_U)
-    if screen.W.data_ptr() == W_U.data_ptr():
-        _KEPT[model] = _Kept(screen, W_U._version, _image(W_U))
-    return screen
-
-
-def _image(W_U: Float[Tensor, "d_model d_vocab"]) -> Float[Tensor, " d_vocab"]:
-    return W_U.mT @ torch.linspace(1.0, 2.0, len(W_U))
 
 
 def _largest(difference: Tensor) -> float:

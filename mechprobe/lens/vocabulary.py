@@ -18,20 +18,22 @@ from mechprobe.lens.request import check_top_k, one_token, resolve_positions
 from mechprobe.models import (
     Model,
     Prompts,
+    Session,
     TokenText,
+    alone,
     describe,
+    opened,
     require_encodable,
-    require_model,
     require_tokenizer,
     storable,
     token_ids,
     tokenizer_of,
-    unembedding,
 )
-from mechprobe.provenance import Stopwatch
+from mechprobe.provenance import Call
 from mechprobe.results import Expressibility, VocabularyNeighbors
 
 
+@alone
 def vocabulary_neighbors(
     model: Model,
     query: Prompts | int | Mapping[str, float] | npt.NDArray[np.floating[Any]],
@@ -74,12 +76,12 @@ def vocabulary_neighbors(
         Mikolov et al., "Linguistic Regularities in Continuous Space Word Representations" (2013),
         https://aclanthology.org/N13-1090
     """
-    watch = Stopwatch()
-    require_model(model)
+    call = Call("vocabulary_neighbors", locals())
+    session = opened(model)
     _check_metric(metric)
-    path = unembedding(model)
+    path = session.unembedding
     k = check_top_k(k, path.d_vocab)
-    x, terms = _direction(model, query, at, path.W_U)
+    x, terms = _direction(session, query, at)
     if at is not None and metric == "dot":
         # The model's own ranking: bias and soft-cap belong to it.
         score, ids = top_k(path.normed_logits(x[None]).to(_wide(x)), k)
@@ -100,23 +102,23 @@ def vocabulary_neighbors(
             n_tokens=("term", np.array([len(p) for p, _ in terms.values()], np.int32)),
         ).assign_coords(term=np.array([storable(t) for t in terms], dtype=object))
     data["score"].attrs = {"long_name": metric, "units": "1"}
-    asked = {"query": query, "at": at, "k": k, "metric": metric}
-    record = watch.record("vocabulary_neighbors", asked, describe(model), _numbers(x))
-    return VocabularyNeighbors(data, record)
+    return VocabularyNeighbors(data, call.record(describe(session), _numbers(x)))
 
 
 def _direction(
-    model: Model, query: Any, at: tuple[int, int] | None, W_U: Float[Tensor, "d_model d_vocab"]
+    session: Session, query: Any, at: tuple[int, int] | None
 ) -> tuple[Float[Tensor, " d_model"], dict[str, tuple[list[int], float]]]:
     """Return the vector that was asked for, and the terms it is mixed of, where it is."""
+    W_U = session.unembedding.W_U
     if at is not None:
-        return _residual(model, query, at), {}
+        return _residual(session, query, at), {}
     if isinstance(query, Tensor | np.ndarray):
         return _vector(torch.as_tensor(query), W_U), {}
-    terms = _terms(model, query)
+    terms = _terms(session.model, query)
     return _mixture(W_U, terms), terms
 
 
+@alone
 def expressible(model: Model, text: str, *, metric: Metric = "cosine") -> Expressibility:
     r"""Say whether one token means ``text``, and which other token comes nearest.
 
@@ -136,11 +138,11 @@ def expressible(model: Model, text: str, *, metric: Metric = "cosine") -> Expres
     Raises:
         ValueError: An empty text, an unknown metric, or a model without tokenizer.
     """
-    watch = Stopwatch()
-    require_model(model)
+    call = Call("expressible", locals())
+    session = opened(model)
     require_tokenizer(model, "what is asked")
     _check_metric(metric)
-    path = unembedding(model)
+    path = session.unembedding
     pieces, _ = _terms(model, {text: 1.0})[text]
     x = _mixture(path.W_U, {text: (pieces, 1.0)})
     k = min(path.d_vocab, len(set(pieces)) + 1)
@@ -162,9 +164,7 @@ def expressible(model: Model, text: str, *, metric: Metric = "cosine") -> Expres
     })  # fmt: skip
     for score_name in ("own", "other", "margin"):
         data[score_name].attrs = {"long_name": metric, "units": "1"}
-    asked = {"text": text, "metric": metric}
-    record = watch.record("expressible", asked, describe(model), _numbers(x))
-    return Expressibility(data, record)
+    return Expressibility(data, call.record(describe(session), _numbers(x)))
 
 
 def _check_metric(metric: str) -> None:
@@ -221,19 +221,18 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _residual(model: Model, prompt: Any, at: tuple[int, int]) -> Float[Tensor, " d_model"]:
+def _residual(session: Session, prompt: Any, at: tuple[int, int]) -> Float[Tensor, " d_model"]:
     layer, position = at
     if isinstance(prompt, Mapping):
         msg = f"at={at} asks for one place in one prompt; found a mixture of tokens."
         raise ValueError(msg)
-    ids = token_ids(model, prompt)
+    ids = token_ids(session.model, prompt)
     if len(ids) != 1:
         msg = f"at={at} asks for one place in one prompt; found {len(ids)} prompts."
         raise ValueError(msg)
     where = resolve_positions(position, [len(ids[0])])
-    reader = lens_reader(model, [layer], "resid_post", "final", None)
-    device = torch.device(model.cfg.device or "cpu")
-    rows, _ = reader.rows(torch.tensor(ids, device=device), torch.tensor(where), check=True)
+    reader = lens_reader(session, [layer], "resid_post", "final", None)
+    rows = reader.rows(torch.tensor(ids, device=session.device), torch.tensor(where), check=True)
     return rows[reader.source[0], 0, 0]
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mechprobe.models.internals import hugging_face
 from mechprobe.models.protocol import Model, is_bridge
 
 
@@ -14,7 +15,7 @@ def branching(model: Model) -> bool:
 
 def window(model: Model) -> int | None:
     """Return how many tokens back the narrowest layer sees; None where all see everything."""
-    config: Any = getattr(getattr(model, "original_model", None), "config", None)
+    config: Any = getattr(hugging_face(model), "config", None)
     size = getattr(config, "sliding_window", None)
     if "local" in (getattr(config, "attention_layers", None) or ()):
         size = config.window_size  # GPT-Neo

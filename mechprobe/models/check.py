@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
@@ -11,12 +10,14 @@ import torch
 from torch import Tensor
 
 from mechprobe.models.attention import HALF_SCORE_TOLERANCE, SCORE_TOLERANCE, score_error
+from mechprobe.models.branch import branching
 from mechprobe.models.identity import source_of
-from mechprobe.models.protocol import Model, model_name, tokenizer_of
+from mechprobe.models.internals import expand_positions, hugging_face, last_stream
+from mechprobe.models.protocol import Model
 from mechprobe.models.quiet import quiet
 from mechprobe.models.run import run
-from mechprobe.models.support import require_model
-from mechprobe.models.unembed import unembedding
+from mechprobe.models.session import Session, alone, opened
+from mechprobe.models.twin import attention_for
 
 _TEXT = "The quick brown fox jumps over the lazy dog. 12 + 30 = 42, and \u00e9 is an accented e."
 _N_RANDOM = 24
@@ -82,14 +83,16 @@ class ModelCheck:
         return f"<pre>{escape(repr(self))}</pre>"
 
 
-@torch.no_grad()
+@alone
 def check_model(model: Model, *, strict: bool = False) -> ModelCheck:
     r"""Compare what mechprobe reads from a model with the model itself, on one short text.
 
-    Three comparisons: the model's logits against plain Hugging Face loaded with eager attention;
-    the last lens row (final norm and unembedding of the last ``resid_post``) against the model's
-    own output; captured :math:`q \cdot k`, rotated, scaled and capped as the model does, against
-    its attention scores. What does not apply is skipped with the reason.
+    The model's logits against plain Hugging Face, loaded again with eager attention; the last lens
+    row (final norm and unembedding of the last ``resid_post``) against the model's own output; the
+    kinds of passes that analyses make (padded, long, continued from a cache), in the way in which
+    they make them, against the model called as you call it; captured :math:`q \cdot k`, rotated,
+    scaled and capped as the model does, against its attention scores. What does not apply is
+    skipped with the reason.
 
     Args:
         model: A TransformerLens model.
@@ -102,57 +105,109 @@ def check_model(model: Model, *, strict: bool = False) -> ModelCheck:
         ValueError: A comparison failed and ``strict`` is set.
         TypeError, NotImplementedError: The model cannot be analysed at all.
     """
-    require_model(model)
-    ids = _sample(model)
-    checks: list[Callable[[Model, Tensor], CheckLine]] = [_hugging_face, _last_row, _scores]
-    lines = tuple(check(model, ids) for check in checks)
-    result = ModelCheck(str(getattr(model.cfg, "model_name", model_name(model))), lines)
+    session = opened(model)
+    ids = _sample(session)
+    lines = (
+        _hugging_face(session, ids), _last_row(session, ids), *_paths(session, ids),
+        _scores(session, ids),
+    )  # fmt: skip
+    result = ModelCheck(str(getattr(session.cfg, "model_name", session.name)), lines)
     if strict and not result.passed:
         raise ValueError(str(result))
     return result
 
 
-def _sample(model: Model) -> Tensor:
-    tokenizer = tokenizer_of(model)
-    n_ctx, d_vocab = int(model.cfg.n_ctx), int(model.cfg.d_vocab)
-    if tokenizer is not None:
-        ids = torch.tensor([tokenizer(_TEXT)["input_ids"]])
+def _sample(session: Session) -> Tensor:
+    n_ctx, d_vocab = int(session.cfg.n_ctx), int(session.cfg.d_vocab)
+    if session.tokenizer is not None:
+        ids = torch.tensor([session.tokenizer(_TEXT)["input_ids"]])
     else:
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(0, d_vocab, (1, _N_RANDOM), generator=generator)
-    return ids[:, :n_ctx].to(model.cfg.device)
+    return ids[:, :n_ctx].to(session.device)
 
 
-def _hugging_face(model: Model, ids: Tensor) -> CheckLine:
+def _own_log_probs(session: Session, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return what the model itself answers, called as its user calls it."""
+    hf = hugging_face(session.model)
+    if hf is None:
+        model: Any = session.model
+        return _log_probs(model(ids, return_type="logits"))
+    expand_positions(session.model, len(ids))
+    asked: dict[str, Tensor] = {} if mask is None else {"attention_mask": mask}
+    return _log_probs(hf(input_ids=ids, **asked).logits)
+
+
+def _hugging_face(session: Session, ids: Tensor) -> CheckLine:
     name = "logits against Hugging Face, eager attention"
-    source = source_of(model)
+    source = source_of(session.model)
     if source is None or source.folder is None:
         return CheckLine(name, torch.nan, 0.0, "weights in memory: no checkpoint to load again")
     from transformers import AutoModelForCausalLM
 
-    dtype = next(model.parameters()).dtype  # pyrefly: ignore[missing-attribute]
     with quiet():
         plain = AutoModelForCausalLM.from_pretrained(
-            source.folder, attn_implementation="eager", dtype=dtype
+            source.folder, attn_implementation="eager", dtype=session.dtype
         )
-    theirs = plain.eval()(input_ids=ids.cpu()).logits
-    ours = run(model, ids, {}, logits="all").logits
-    assert ours is not None
-    difference = (_log_probs(ours) - _log_probs(theirs)).abs().max()
-    tolerance = _LOG_PROB_TOLERANCE.get(dtype, _HALF_TOLERANCE)
-    return CheckLine(name, float(difference), tolerance, "nats")
+    theirs = _log_probs(plain.eval()(input_ids=ids.cpu()).logits)
+    return _line(session, name, _own_log_probs(session, ids), theirs)
 
 
-def _last_row(model: Model, ids: Tensor) -> CheckLine:
+def _last_row(session: Session, ids: Tensor) -> CheckLine:
     kept: list[Tensor] = []
-    hook = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-    logits = run(model, ids, {hook: kept.append}, logits="all").logits
+    # The second pass takes the way that analyses take once a kind of pass is known.
+    for _ in range(2):
+        run(session, ids, {last_stream(session.model): kept.append}, logits="none")
+    ours = _log_probs(session.unembedding.logits(kept[-1][0]))
+    own = _own_log_probs(session, ids)[0]
+    return _line(session, "last lens row against the model's own output", ours, own)
+
+
+def _paths(session: Session, ids: Tensor) -> list[CheckLine]:
+    """Compare every kind of pass, in the way that analyses take it, with the model's own."""
+    name, n = "logits of analyses' passes: {}", ids.shape[1]
+    pair = torch.cat([ids, ids.flip(1)])
+    mask = torch.ones_like(pair)
+    mask[1, n // 2 :] = 0
+    own = _own_log_probs(session, pair, mask)
+    found = [_line(session, name.format("padded"), *(
+        x[mask > 0] for x in (_taken(session, pair, mask), own)
+    ))]  # fmt: skip
+    n_long = _long(session)
+    if n_long:
+        long = ids.repeat(1, -(-n_long // n))[:, :n_long]
+        found.append(_line(session, name.format(f"{n_long} tokens"), _taken(session, long),
+                           _own_log_probs(session, long)))  # fmt: skip
+    if not branching(session.model):
+        note = "keeps no cache to continue from"
+        return [*found, CheckLine(name.format("continued"), torch.nan, 0.0, note)]
+    for _ in range(2):
+        done = run(session, ids[:, : n // 2], {}, keep_cache=True)
+        done = run(session, ids[:, n // 2 :], {}, logits="all", cache=done.cache, keep_cache=True)
+    assert done.logits is not None
+    whole = _own_log_probs(session, ids)[:, n // 2 :]
+    return [*found, _line(session, name.format("continued"), _log_probs(done.logits), whole)]
+
+
+def _taken(session: Session, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    for _ in range(2):
+        logits = run(session, ids, {}, mask=mask, logits="all").logits
     assert logits is not None
-    ours = unembedding(model).logits(kept[0][0])
-    difference = (_log_probs(ours) - _log_probs(logits[0])).abs().max()
-    tolerance = _LOG_PROB_TOLERANCE.get(ours.dtype, _HALF_TOLERANCE)
-    return CheckLine("last lens row against the model's own output", float(difference),
-                     tolerance, "nats")  # fmt: skip
+    return _log_probs(logits)
+
+
+def _long(session: Session) -> int:
+    """Return how many tokens make a pass in which attention is computed in pieces, if any do."""
+    for n in (256, 512, 1024, 2048):
+        if n <= int(session.cfg.n_ctx) and attention_for(session, n * n * int(session.cfg.n_heads)):
+            return n
+    return 0
+
+
+def _line(session: Session, name: str, ours: Tensor, own: Tensor) -> CheckLine:
+    error = float((ours - own).abs().nan_to_num(nan=torch.inf).max())
+    tolerance = _LOG_PROB_TOLERANCE.get(session.dtype, _HALF_TOLERANCE)
+    return CheckLine(name, error, tolerance, "nats")
 
 
 def _log_probs(logits: Tensor) -> Tensor:
@@ -161,11 +216,10 @@ def _log_probs(logits: Tensor) -> Tensor:
     )
 
 
-def _scores(model: Model, ids: Tensor) -> CheckLine:
+def _scores(session: Session, ids: Tensor) -> CheckLine:
     name = "q . k against attention scores"
-    error, note = score_error(model, ids)
+    error, note = score_error(session, ids)
     if math.isnan(error):
         return CheckLine(name, torch.nan, 0.0, note)
-    dtype = next(model.parameters()).dtype  # pyrefly: ignore[missing-attribute]
-    tolerance = SCORE_TOLERANCE.get(dtype, HALF_SCORE_TOLERANCE)
+    tolerance = SCORE_TOLERANCE.get(session.dtype, HALF_SCORE_TOLERANCE)
     return CheckLine(name, error, tolerance, f"of the largest score, {note}")

@@ -1,8 +1,9 @@
 """Rows that continue the same prompts, one token at a time: a prompt's cache is kept once.
 
 The model is its twin without hooks, whose attention is told by an argument which prompt each row
-continues. Its cache holds what the rows have read since. As every twin it is trusted only after a
-trial, so that a model with an attention of its own is left to the ordinary way.
+continues. Its cache holds what the rows have read since, so that to repeat a row copies little, and
+a step reads the keys and values of a prompt once for all rows that continue it. Whether a model can
+be read so is seen on rows of the call itself (``Cursor``).
 """
 
 from collections.abc import Sequence
@@ -17,16 +18,20 @@ from torch import Tensor
 from mechprobe.kernels.forked import Seats, forked_attention
 from mechprobe.kernels.gemm import fastest_gemm, gemm_path
 from mechprobe.models.branch import branching, window
-from mechprobe.models.plain import near, trusted_body
-from mechprobe.models.protocol import Model, input_device
-from mechprobe.models.run import run, takes_positions
+from mechprobe.models.internals import hugging_face
+from mechprobe.models.run import takes_positions
+from mechprobe.models.session import Session
+from mechprobe.models.slots import Rows, SlotCache, SlotLayer
+from mechprobe.models.twin import twin_of
 
 ATTENTION = "mechprobe_forks"
 # What transformers hands to any attention, and what changes nothing in that of one query.
 _HARMLESS = {"position_ids", "cache_position", "use_cache", "output_attentions", "logits_to_keep",
              "is_causal", "output_hidden_states", "output_router_logits"}  # fmt: skip
+# Share of prompts that rows still continue, below which the others are given up.
+_DENSE_ENOUGH = 0.75
 # What a model whose attention is its own stumbles over.
-_FOREIGN = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
+FOREIGN = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +74,56 @@ class PromptCache:
         return PromptCache([k[some] for k in self.keys], [v[some] for v in self.values], bias)
 
 
+class ForkCache(SlotCache):
+    """What some rows have read since their prompts.
+
+    Attributes:
+        prompts: Keys and values of the prompts.
+        prompt: Prompt of each row.
+    """
+
+    def __init__(
+        self, layers: list[SlotLayer], n_rows: int, prompts: PromptCache, prompt: Rows
+    ) -> None:
+        super().__init__(layers, n_rows)
+        self.prompts, self.prompt = prompts, prompt
+
+    @classmethod
+    def behind(cls, cache: SlotCache, mask: Int[Tensor, "row pos"] | None) -> "ForkCache":
+        """Return a cache of rows that each continue one row of another."""
+        n = cache.n_slots
+        layers = [SlotLayer() for _ in cache.layers]
+        return cls(layers, n, PromptCache.of(cache, mask), np.arange(n))
+
+    def select(self, rows: Rows) -> None:
+        """Let new row ``i`` be old row ``rows[i]``."""
+        super().select(rows)
+        self._continue(self.prompt[rows])
+
+    def taken(self, rows: Rows) -> "ForkCache":
+        """Return a new cache in which row ``i`` is row ``rows[i]`` of this one."""
+        layers = super().taken(rows).layers
+        out = ForkCache(layers, len(rows), self.prompts, self.prompt)
+        out._continue(self.prompt[rows])
+        return out
+
+    def in_order(self) -> SlotCache:
+        """Return a cache whose slots are rows, each with its prompt."""
+        kept = self.prompts.taken(self.prompt)
+        slots = torch.as_tensor(self.slot)
+        layers = [
+            layer.taken(slots, before=(key.transpose(2, 3), value))
+            for layer, key, value in zip(self.layers, kept.keys, kept.values, strict=True)
+        ]
+        return SlotCache(layers, len(self.slot))
+
+    def _continue(self, prompt: Rows) -> None:
+        there, prompt_there = np.unique(prompt, return_inverse=True)
+        if len(there) < _DENSE_ENOUGH * len(self.prompts):
+            self.prompts, prompt = self.prompts.taken(there), prompt_there
+        self.prompt = prompt
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Forks:
     """What the attention of a step is told: the prompts, and where their rows sit."""
@@ -95,46 +150,57 @@ def seated(prompt: Int[np.ndarray, " row"], n_prompts: int, n_kv: int) -> Seats:
     return Seats(torch.as_tensor(cell.ravel()), torch.as_tensor(row))
 
 
-def forking_body(model: Model) -> Any | None:
-    """Return the twin of a model that reads prompts once for all their rows; None if it cannot.
+def forking_body(session: Session) -> Any | None:
+    """Return the twin of a model that may read prompts once for all their rows; None if it cannot.
 
     Args:
-        model: Any model.
+        session: Any model.
     """
-    return trusted_body(model, ATTENTION, _same_forks) if branching(model) else None
+    if not session.fact("forks", lambda: _may_fork(session.model)):
+        return None
+    twin = twin_of(session, ATTENTION)
+    return None if twin is None else twin.body
+
+
+def _may_fork(model: Any) -> bool:
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION, _attention)
+    if not branching(model) or window(model) is not None or not takes_positions(model):
+        return False
+    kinds = set(getattr(hugging_face(model).config, "layer_types", None) or ())
+    return not kinds - {"full_attention"}
 
 
 @torch.no_grad()
 def continue_rows(
-    model: Model,
-    body: Any,
+    session: Session,
     ids: Int[Tensor, "row 1"],
     positions: Int[Tensor, "row 1"],
-    prompts: PromptCache,
-    prompt: Int[np.ndarray, " row"],
-    cache: Any,
-) -> Float[Tensor, "row d_vocab"]:
+    cache: ForkCache,
+) -> Float[Tensor, "row 1 d_vocab"]:
     """Read one more token of each row and return the logits behind it.
 
     Args:
-        model: The bridge.
-        body: Its ``forking_body``.
-        ids: The tokens.
+        session: A model that has a ``forking_body``.
+        ids: The tokens; at least one.
         positions: Where they stand.
-        prompts: What the rows continue.
-        prompt: Prompt of each row; at least one row.
-        cache: What they have read since; grows by the tokens.
+        cache: Grows by the tokens.
     """
-    W_U: Any = getattr(model, "W_U", None)
-    path = "default" if W_U is None else fastest_gemm(W_U, len(ids))
+    W_U: Any = getattr(session.model, "W_U", None)
+    path = "default" if W_U is None else fastest_gemm(W_U, cache.n_slots)
+    body: Any = forking_body(session)
+    row_of_slot = cache.row_of_slot()
+    row = torch.as_tensor(row_of_slot, device=ids.device)
+    prompts, prompt = cache.prompts, cache.prompt[row_of_slot]
     forks = _Forks(prompts, seated(prompt, len(prompts), prompts.keys[0].shape[1]).to(ids.device))
     # Told of no padding, transformers looks for it in the ids.
-    mask = torch.ones_like(ids)
+    mask = torch.ones_like(row)[:, None]
     with gemm_path(path):
-        out = body(input_ids=ids, attention_mask=mask, position_ids=positions,
+        out = body(input_ids=ids[row], attention_mask=mask, position_ids=positions[row],
                    past_key_values=cache, use_cache=True, forks=forks)  # fmt: skip
-    logits: Tensor = out.logits[:, -1]
-    return logits
+    logits: Tensor = out.logits[:, -1:]
+    return logits[torch.as_tensor(cache.slot)]
 
 
 def _attention(
@@ -159,43 +225,3 @@ def _attention(
     out = forked_attention(query[:, :, 0], prompts.keys[layer], prompts.values[layer], key, value,
                            forks.seats, scale, prompts.bias)  # fmt: skip
     return out[:, None], None
-
-
-def _same_forks(model: Any, body: Any) -> bool:
-    """Compare rows of two prompts, one of them padded, with the model's own reading of each."""
-    from transformers import AttentionInterface
-
-    kinds = set(getattr(model.original_model.config, "layer_types", None) or ())
-    if window(model) is not None or kinds - {"full_attention"} or not takes_positions(model):
-        return False
-    AttentionInterface.register(ATTENTION, _attention)
-    ids = torch.arange(12, device=input_device(model)) % int(model.cfg.d_vocab)
-    prompts, said = ids[:5].repeat(2, 1), ids[6:].view(3, 2)
-    prompt, starts = np.array([0, 1, 0]), (0, 2)
-    mask = torch.stack([torch.arange(5, device=ids.device) >= start for start in starts]).long()
-    try:
-        found = _trial(model, body, prompts, mask, prompt, said)
-    except _FOREIGN:
-        return False
-    rows = zip(prompt.tolist(), said, strict=True)
-    wholes = [torch.cat([prompts[p, starts[p] :], s])[None] for p, s in rows]
-    own = [run(model, whole, {}, logits="last").logits for whole in wholes]
-    return near(torch.cat([x[:, -1] for x in own if x is not None]), found)
-
-
-def _trial(
-    model: Any,
-    body: Any,
-    prompts: Int[Tensor, "prompt pos"],
-    mask: Int[Tensor, "prompt pos"],
-    prompt: Int[np.ndarray, " row"],
-    said: Int[Tensor, "row 2"],
-) -> Float[Tensor, "row d_vocab"]:
-    """Return the logits behind two more tokens of each row."""
-    from transformers.cache_utils import DynamicCache
-
-    at = (mask.cumsum(1) - 1).clamp(min=0)
-    done = run(model, prompts, {}, mask=mask, positions=at, keep_cache=True)
-    kept, cache, last = PromptCache.of(done.cache, mask), DynamicCache(), at[prompt, -1:]
-    continue_rows(model, body, said[:, :1], last + 1, kept, prompt, cache)
-    return continue_rows(model, body, said[:, 1:], last + 2, kept, prompt, cache)

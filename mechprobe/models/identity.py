@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
-from mechprobe.models.protocol import Model, Stamp, is_bridge, stamp, tokenizer_of
+from mechprobe.kernels.arithmetic import capabilities
+from mechprobe.models.fingerprint import Fingerprint, fingerprint, pieces
+from mechprobe.models.internals import adapters, hugging_face
+from mechprobe.models.protocol import is_bridge
+from mechprobe.models.session import Session
 from mechprobe.provenance import Json, digest_json
+
+_FEW = 5  # weights that are named
 
 
 @dataclass(frozen=True)
@@ -32,57 +37,87 @@ class Source:
     folder: Path | None = None
 
 
-_sources: WeakKeyDictionary[nn.Module, Source] = WeakKeyDictionary()
-_stamps: WeakKeyDictionary[nn.Module, Stamp] = WeakKeyDictionary()
-_digests: WeakKeyDictionary[nn.Module, tuple[Stamp, str]] = WeakKeyDictionary()
-_tokenizers: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
+# Where each model came from, and what it was like then.
+_sources: "WeakKeyDictionary[nn.Module, tuple[Source, Fingerprint]]" = WeakKeyDictionary()
+
+_tokenizers: "WeakKeyDictionary[Any, tuple[tuple[Any, ...], str]]" = WeakKeyDictionary()
 
 
 def remember(model: nn.Module, source: Source) -> None:
-    """Note where a model came from, and its weights as they are now."""
-    _sources[model] = source
-    _stamps[model] = stamp(model)
+    """Note where a model came from, and what it is like now."""
+    _sources[model] = source, fingerprint(model)
 
 
 def source_of(model: Any) -> Source | None:
     """Return where a model came from, if ``load_model`` loaded it."""
-    return _sources.get(model)
+    found = _sources.get(model)
+    return found[0] if found else None
 
 
-def describe(model: Model) -> dict[str, Json]:
+def describe(session: Session) -> dict[str, Json]:
     """Return everything about a model that can change a number, as JSON."""
-    module: Any = model
-    source = source_of(model)
-    cfg = model.cfg
-    config = getattr(getattr(module, "original_model", None), "config", None)
-    tokenizer = tokenizer_of(model)
-    files: dict[str, Json] = dict(source.files) if source else {}
+    cfg, now, tokenizer = session.cfg, session.fingerprint, session.tokenizer
+    module: Any = session.model
+    source, then = _sources.get(module) or (None, None)
+    config = getattr(hugging_face(session.model), "config", None)
     # Weights that were written to after loading are no longer those of the files.
-    changed = source is None or _stamps.get(module) != stamp(module)
+    same_weights = then is not None and then.weights == now.weights
+    changed = _changed(then, now) if then is not None else []
     note = "weights in memory" if source is None else source.note
-    if source is not None and changed:
+    if changed:
         note = f"{note}; changed in memory after loading".removeprefix("; ")
     return {
         "name": source.name if source else str(getattr(cfg, "model_name", "in memory")),
-        "revision": source.revision if source else "",
-        "files_sha256": files,
-        "weights_sha256": weights_digest(module) if changed else "",
+        "revision": source.revision if source and same_weights else "",
+        "files_sha256": dict(source.files) if source and same_weights else {},
+        "weights_sha256": "" if same_weights else _weights_digest(session),
         "note": note,
+        "changed": [*changed],
+        "hooks": sum(name.startswith("a hook") for name in now.foreign),
+        "foreign": [*sorted(set(now.foreign))],
+        "adapters": [*_adapters(session)],
         "config_sha256": digest_json(_settings(config, cfg)),
-        "hooks": _n_hooks(model),
         "architecture": str(getattr(cfg, "architecture", None) or "HookedTransformer"),
-        "class": type(model).__qualname__,
-        "n_layers": int(cfg.n_layers),
+        "class": type(session.model).__qualname__,
+        "n_layers": session.n_layers,
         "d_model": int(cfg.d_model),
         "d_vocab": int(cfg.d_vocab),
-        "dtype": str(next(module.parameters()).dtype),
+        "dtype": str(session.dtype),
         "device": str(cfg.device),
         "attention": str(getattr(config, "_attn_implementation", "hooked")),
-        "weight_processing": _processing(module),
+        "weight_processing": _processing(session.model),
         "prepend_bos": bool(getattr(cfg, "default_prepend_bos", True)),
         "tokenizer": type(tokenizer).__qualname__ if tokenizer is not None else "",
-        "tokenizer_sha256": _tokenizer_digest(tokenizer),
+        "tokenizer_sha256": tokenizer_digest(tokenizer),
+        "arithmetic": _arithmetic(session),
     }
+
+
+def _changed(then: Fingerprint, now: Fingerprint) -> list[str]:
+    """Return what of a model is no longer as it was loaded, in a few words."""
+    other = [
+        name for name in {**then.weights, **now.weights}
+        if then.weights.get(name) != now.weights.get(name)
+    ]  # fmt: skip
+    found = [f"weight {name}" for name in other[:_FEW]]
+    found += [f"{len(other) - _FEW} more weights"] if len(other) > _FEW else []
+    return found + (["modules or their attributes"] if then.structure != now.structure else [])
+
+
+def _arithmetic(session: Session) -> dict[str, Json]:
+    """Return which of several equally right ways of computing were taken, and what decides."""
+    off = ", ".join(session.autocast)
+    return {
+        **capabilities(),
+        **session.observed.found(),
+        "autocast": f"asked for on {off}, off in this call" if off else "off",
+    }
+
+
+def _adapters(session: Session) -> list[str]:
+    """Return the active adapters that ``peft`` has put into a model."""
+    any_there = any(kind.__module__.startswith("peft.") for kind in session.fingerprint.classes)
+    return adapters(session.model) if any_there else []
 
 
 def _settings(config: Any, cfg: Any) -> Json:
@@ -92,39 +127,41 @@ def _settings(config: Any, cfg: Any) -> Json:
     return {k: str(v) for k, v in found.items() if k not in skipped}
 
 
-def _n_hooks(model: Model) -> int:
-    """Return how many functions hang on the hook points; each may change what is computed."""
-    points = {id(point): point for point in model.hook_dict.values()}
-    return sum(len(getattr(point, "fwd_hooks", ())) for point in points.values())
-
-
 def _processing(model: Any) -> str:
     if is_bridge(model):
         return "compatibility mode" if getattr(model, "compatibility_mode", False) else "none"
     return f"HookedTransformer, {model.cfg.normalization_type}"
 
 
-def weights_digest(model: nn.Module) -> str:
-    """Return the SHA-256 over names, shapes and bytes of all weights; again when they change."""
-    now = stamp(model)
-    if _digests.get(model, ((), ""))[0] != now:
+def _weights_digest(session: Session) -> str:
+    """Return the SHA-256 over names, shapes and bytes of all weights."""
+    model: Any = session.model
+
+    def find() -> str:
         total = hashlib.sha256()
         for name, tensor in sorted(model.state_dict().items()):
             if isinstance(tensor, Tensor) and not tensor.is_meta:
                 total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-                flat = tensor.detach().cpu().contiguous().flatten()
-                total.update(flat.view(torch.uint8).numpy().tobytes())
-        _digests[model] = (now, total.hexdigest())
-    return _digests[model][1]
+                for piece in pieces(tensor.detach().cpu()):
+                    raw: Any = piece.numpy()
+                    total.update(raw)
+        return total.hexdigest()
+
+    return session.fact("weights sha256", find)
 
 
-def _tokenizer_digest(tokenizer: Any) -> str:
-    """Return the SHA-256 of the whole tokenizer, taken again when tokens were added."""
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Return the SHA-256 of the whole tokenizer, taken again when any part of it has changed."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return ""
-    size, digest = _tokenizers.get(tokenizer, (-1, ""))
-    if size != len(tokenizer):
+    # Its vocabulary only ever grows; the other parts are small, and say what they are.
+    now = (
+        len(tokenizer), repr(backend.normalizer), repr(backend.pre_tokenizer),
+        repr(backend.post_processor), repr(backend.decoder), backend.padding, backend.truncation,
+    )  # fmt: skip
+    before, digest = _tokenizers.get(tokenizer, (None, ""))
+    if before != now:
         digest = hashlib.sha256(backend.to_str().encode()).hexdigest()
-        _tokenizers[tokenizer] = (len(tokenizer), digest)
+        _tokenizers[tokenizer] = (now, digest)
     return digest

@@ -37,7 +37,7 @@ class FetchError(OSError):
 def cache_folder() -> Path:
     """Return where mechprobe keeps models: ``$MECHPROBE_CACHE`` or the user's cache folder."""
     chosen = os.environ.get("MECHPROBE_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("mechprobe"))
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("mechprobe"))
 
 
 def packaged_model(folder: Path | None = None) -> tuple[Path, dict[str, str]]:

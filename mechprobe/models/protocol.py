@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @runtime_checkable
@@ -38,14 +38,6 @@ class Model(Protocol):
 
 Sink = Callable[[Tensor], None]
 Edit = Callable[[Tensor], Tensor]
-
-
-Stamp = tuple[tuple[int, int], ...]
-
-
-def stamp(model: nn.Module) -> Stamp:
-    """Return what changes whenever a weight is replaced or written to in place."""
-    return tuple((p.data_ptr(), p._version) for p in model.parameters())
 
 
 def is_bridge(model: Model) -> bool:

@@ -1,10 +1,12 @@
 """The one way analyses run a model: capture what is needed, compute no logits nobody wants."""
 
 import inspect
+import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -13,8 +15,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechprobe.kernels.gemm import fastest_gemm, gemm_path
-from mechprobe.models.plain import Plain, plain_model
-from mechprobe.models.protocol import Edit, Model, Sink, is_bridge, model_name
+from mechprobe.models.branch import window
+from mechprobe.models.internals import expand_positions, hugging_face
+from mechprobe.models.protocol import Edit, Sink, is_bridge
+from mechprobe.models.session import Session
+from mechprobe.models.twin import Kind, Twin, attention_for, near, twin_of
 
 Logits = Literal["none", "last", "all"]
 
@@ -32,9 +37,43 @@ class Run:
     cache: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What goes into one forward pass.
+
+    Attributes:
+        ids: Token ids.
+        mask: 1 for tokens, 0 for padding; None where nothing is padded.
+        positions: Where tokens stand, where it is not where they come.
+        cache: Keys and values to go on from.
+        keep_cache: Whether to keep them.
+        logits: Where logits are wanted.
+    """
+
+    ids: Int[Tensor, "batch pos"]
+    mask: Int[Tensor, "batch total"] | None
+    positions: Int[Tensor, "batch pos"] | None
+    cache: Any
+    keep_cache: bool
+    logits: Logits
+
+    @property
+    def width(self) -> int:
+        """Columns that the last token may look at."""
+        if self.mask is not None:
+            return self.mask.shape[1]
+        return self.ids.shape[1] + (0 if self.cache is None else int(self.cache.get_seq_length()))
+
+    def real(self, found: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "row ..."]:
+        """Return what was found of tokens, without that of padding."""
+        if self.mask is None:
+            return found.flatten(0, 1)
+        return found[self.mask[:, -found.shape[1] :].to(found.device) > 0]
+
+
 @torch.no_grad()
 def run(
-    model: Model,
+    session: Session,
     ids: Int[Tensor, "batch pos"],
     capture: Mapping[str, Sink],
     *,
@@ -47,17 +86,17 @@ def run(
 ) -> Run:
     """Run ``ids`` through the model, handing named activations to sinks as they come by.
 
-    A bridge is driven through its Hugging Face body, so that the unembedding runs over no more
-    positions than ``logits`` asks for (on SmolLM2 it is half the cost of a forward pass). Its
-    products take the faster of torch's float32 paths, as the read-out does; where nobody wants to
-    see its attention, long passes do not write down the scores. A pass that only listens ends
-    behind the last layer that is listened to.
+    The first pass of each kind (padded, cached, long, ...) is the model's own, with its own
+    ``forward`` and hooks. Where the libraries alone have a say in its answers, its twin without
+    hooks does the same pass beside it, and does later ones alone if it gave the same (see
+    ``models.twin``). The unembedding runs over no more positions than ``logits`` asks for; products
+    take the faster of torch's float32 paths, as the read-out does.
 
     Args:
-        model: Checked by ``require_model``.
+        session: The model.
         ids: Token ids; rows shorter than the batch are padded on the right.
-        capture: Hook name (``"blocks.3.hook_resid_post"``) to a function of the activation
-            ``[batch, pos, ...]``; it must not change it.
+        capture: Hook name to a function of the activation ``[batch, pos, ...]``; it must not
+            change it.
         edit: Hook name to a function that returns what the model shall go on with instead;
             sinks see what the model computed.
         mask: 1 for tokens, 0 for padding; needed only where rows are padded.
@@ -75,33 +114,88 @@ def run(
             or it does not go on with what an edit returns, or it keeps no cache and one was asked
             for.
     """
-    edits = edit or {}
-    if capture and not edits and logits == "none" and cache is None and not keep_cache:
-        capture = _until_heard(capture)
-    plain = None
-    if is_bridge(model) and not edits:
-        plain = plain_model(model, capture, n_scores=_n_scores(model, ids, mask, cache))
-    hooks = [(name, _as_hook(sink)) for name, sink in capture.items()]
-    hooks += [(name, _as_edit(change)) for name, change in edits.items()]
-    # ``hook_dict`` gathers every alias anew.
-    known = model.hook_dict if hooks and plain is None else capture
-    for name in (*capture, *edits):
-        if name not in known:
-            msg = f"{model_name(model)} has no activation {name!r}."
-            raise NotImplementedError(msg)
-    W_U: Any = getattr(model, "W_U", None)
+    _require_known(session, {**capture, **(edit or {})})
+    what = Pass(ids, mask, positions, cache, keep_cache, logits)
+    W_U: Any = getattr(session.model, "W_U", None)
     path = "default" if W_U is None else fastest_gemm(W_U, ids.numel())
-    hooked = model.hooks(fwd_hooks=hooks) if plain is None else plain.listening(capture)
-    done = Run(None, None)
-    with gemm_path(path), hooked, _heeded(model, edits), suppress(_EnoughError):
-        if is_bridge(model):
-            done = _run_bridge(model, plain, ids, mask, positions, logits, cache, keep_cache)
-        else:
-            done = _run_hooked(model, ids, logits, cache, keep_cache)
+    with gemm_path(path):
+        done = _run_own(session, what, capture, edit) if edit else _run(session, what, capture)
     if keep_cache and done.cache is None:
-        msg = f"{model_name(model)} gave no key-value cache to continue from."
+        msg = f"{session.name} gave no key-value cache to continue from."
         raise NotImplementedError(msg)
     return done
+
+
+def _require_known(session: Session, names: Mapping[str, Any]) -> None:
+    if not names:
+        return
+    known = session.fact("hook names", lambda: frozenset(session.model.hook_dict))
+    for name in names:
+        if name not in known:
+            msg = f"{session.name} has no activation {name!r}."
+            raise NotImplementedError(msg)
+
+
+def _run(session: Session, what: Pass, capture: Mapping[str, Sink]) -> Run:
+    """Run the twin where it is known to be right, and the model where it is not."""
+    attention = attention_for(session, what.ids.numel() * what.width * int(session.cfg.n_heads))
+    for asked in dict.fromkeys((attention, None)):
+        twin = twin_of(session, asked)
+        if twin is None or not twin.places.keys() >= capture.keys():
+            continue
+        proved = session.fact(("proved", _kind(session, what, asked)), dict[str, bool])
+        names = [*capture, "logits"]
+        if all(proved.get(name, False) for name in names):
+            return _run_twin(twin, what, capture)
+        if all(proved.get(name, True) for name in names):
+            return _compared(session, twin, what, capture, proved)
+    return _run_own(session, what, capture)
+
+
+def _kind(session: Session, what: Pass, attention: str | None) -> Kind:
+    narrow = window(session.model)
+    return Kind(
+        attention, len(what.ids) > 1, what.mask is not None, what.positions is not None,
+        what.cache is not None, what.keep_cache, narrow is not None and what.width > narrow,
+    )  # fmt: skip
+
+
+def _compared(
+    session: Session, twin: Twin, what: Pass, capture: Mapping[str, Sink], proved: dict[str, bool]
+) -> Run:
+    """Run the model itself, and see whether its twin gives the same."""
+    heard: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+
+    def both(name: str, activation: Tensor) -> None:
+        # Later blocks may write to what this one gave, and sinks keep what they want.
+        heard[0][name] = activation.clone()
+        capture[name](activation)
+
+    def twins(name: str, activation: Tensor) -> None:
+        heard[1][name] = activation.clone()
+
+    wanted = what if what.logits != "none" else replace(what, logits="last")
+    copied = replace(wanted, cache=deepcopy(what.cache))
+    own = _run_own(session, wanted, {name: partial(both, name) for name in capture})
+    other = _run_twin(twin, copied, {name: partial(twins, name) for name in capture})
+    for found, done in zip(heard, (own, other), strict=True):
+        if done.logits is not None:
+            found["logits"] = done.logits
+    for name in (*capture, "logits"):
+        one, two = (found.get(name) for found in heard)
+        known = one is not None and two is not None
+        proved[name] = known and near(what.real(one), what.real(two))
+    return own if what.logits != "none" else replace(own, logits=None)
+
+
+def _run_twin(twin: Twin, what: Pass, capture: Mapping[str, Sink]) -> Run:
+    """Run the twin; a pass that only listens ends behind the last layer that is listened to."""
+    listens = what.logits == "none" and what.cache is None and not what.keep_cache
+    if capture and listens:
+        capture = _until_heard(capture)
+    with twin.listening(capture), suppress(_EnoughError):
+        return _forward(twin.body, what, bare=True)
+    return Run(None, None)
 
 
 class _EnoughError(Exception):
@@ -121,28 +215,47 @@ def _until_heard(capture: Mapping[str, Sink]) -> dict[str, Sink]:
     return {name: partial(heard, name) for name in capture}
 
 
-def _n_scores(model: Model, ids: Tensor, mask: Tensor | None, cache: Any) -> int:
-    before = 0 if cache is None else int(cache.get_seq_length())
-    total = before + ids.shape[1] if mask is None else mask.shape[1]
-    return ids.numel() * total * int(model.cfg.n_heads)
+def _run_own(
+    session: Session,
+    what: Pass,
+    capture: Mapping[str, Sink],
+    edit: Mapping[str, Edit] | None = None,
+) -> Run:
+    """Run the model as its user does, with what hangs on it."""
+    edits, mine = edit or {}, threading.get_ident()
+    hooks = [(name, _as_hook(sink, mine)) for name, sink in capture.items()]
+    hooks += [(name, _as_edit(change, mine)) for name, change in edits.items()]
+    model: Any = session.model
+    session.keep_notes()
+    with model.hooks(fwd_hooks=hooks), _heeded(session, edits):
+        if not is_bridge(model):
+            return _run_hooked(model, what)
+        expand_positions(model, len(what.ids))
+        # Somebody's hook may hang on the whole model, and hear it only if all of it is run.
+        return _forward(
+            hugging_face(model), what, bare=session.fingerprint.is_calm,
+            stateful=bool(getattr(session.cfg, "is_stateful", False)),
+        )  # fmt: skip
 
 
-def _as_hook(sink: Sink) -> Any:
+def _as_hook(sink: Sink, thread: int) -> Callable[..., None]:
     def hook_fn(activation: Tensor, hook: Any) -> None:  # noqa: ARG001
-        sink(activation.detach())
+        # Whoever else runs this model meanwhile is none of our business.
+        if threading.get_ident() == thread:
+            sink(activation.detach())
 
     return hook_fn
 
 
-def _as_edit(change: Edit) -> Any:
+def _as_edit(change: Edit, thread: int) -> Callable[..., Tensor]:
     def hook_fn(activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        return change(activation.detach())
+        return change(activation.detach()) if threading.get_ident() == thread else activation
 
     return hook_fn
 
 
 @contextmanager
-def _heeded(model: Model, edits: Mapping[str, Edit]) -> Iterator[None]:
+def _heeded(session: Session, edits: Mapping[str, Edit]) -> Iterator[None]:
     """Refuse edits that TransformerLens discards, at the first one."""
     if not edits:
         yield
@@ -155,61 +268,57 @@ def _heeded(model: Model, edits: Mapping[str, Edit]) -> Iterator[None]:
             if "returned a modified tensor" not in str(warning):
                 raise
             msg = (
-                f"changing {', '.join(edits)} changes nothing in {model_name(model)}: what its "
+                f"changing {', '.join(edits)} changes nothing in {session.name}: what its "
                 "hook returns is not what the model goes on with."
             )
             raise NotImplementedError(msg) from warning
 
 
-def takes_positions(model: Model) -> bool:
+def takes_positions(model: Any) -> bool:
     """Whether ``run`` can tell the model where its tokens stand."""
-    hf = getattr(model, "original_model", None)
+    hf = hugging_face(model)
     return hf is not None and "position_ids" in inspect.signature(hf.base_model.forward).parameters
 
 
-def _run_bridge(
-    model: Any,
-    plain: Plain | None,
-    ids: Tensor,
-    mask: Tensor | None,
-    positions: Tensor | None,
-    logits: Logits,
-    cache: Any,
-    keep_cache: bool,
-) -> Run:
-    hf: Any = model.original_model if plain is None else plain.body
-    kwargs: dict[str, Any] = {"input_ids": ids, "use_cache": keep_cache}
-    if mask is not None:
-        kwargs["attention_mask"] = mask
-    if positions is not None:
-        kwargs["position_ids"] = positions
-    if cache is not None:
-        kwargs["past_key_values"] = cache
-    if getattr(model.cfg, "is_stateful", False):
+def _forward(hf: Any, what: Pass, *, bare: bool, stateful: bool = False) -> Run:
+    """Run a Hugging Face model.
+
+    Args:
+        hf: The model.
+        what: What goes in, and what is wanted.
+        bare: Run its body only, where no logits are wanted.
+        stateful: It is recurrent, and knows no cache of keys and values.
+    """
+    kwargs: dict[str, Any] = {"input_ids": what.ids, "use_cache": what.keep_cache}
+    if what.mask is not None:
+        kwargs["attention_mask"] = what.mask
+    if what.positions is not None:
+        kwargs["position_ids"] = what.positions
+    if what.cache is not None:
+        kwargs["past_key_values"] = what.cache
+    if stateful:
         del kwargs["use_cache"]
-    if "pos_embed" in model._modules:
-        # Learned positions are embedded for one row and expanded by the bridge.
-        model.pos_embed._current_batch_size = len(ids)
-    if logits == "none":
+    if what.logits == "none" and bare:
         out = hf.base_model(**kwargs)
         return Run(None, getattr(out, "past_key_values", None))
-    if logits == "last" and "logits_to_keep" in inspect.signature(hf.forward).parameters:
+    if what.logits != "all" and "logits_to_keep" in inspect.signature(hf.forward).parameters:
         kwargs["logits_to_keep"] = 1
     out = hf(**kwargs)
-    found = out.logits[:, -1:] if logits == "last" else out.logits
+    found = {"none": None, "last": out.logits[:, -1:], "all": out.logits}[what.logits]
     return Run(found, getattr(out, "past_key_values", None))
 
 
-def _run_hooked(model: Any, ids: Tensor, logits: Logits, cache: Any, keep_cache: bool) -> Run:
+def _run_hooked(model: Any, what: Pass) -> Run:
     kwargs: dict[str, Any] = {}
-    if keep_cache and cache is None:
+    cache = what.cache
+    if what.keep_cache and cache is None:
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
-        cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, len(ids))
+        cache = TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, len(what.ids))
     if cache is not None:
         # Left to itself, a cached model asks its tokenizer for a mask, and may have none.
-        kwargs = {"past_kv_cache": cache, "attention_mask": torch.ones_like(ids)}
-    stop = model.cfg.n_layers if logits == "none" else None
-    out = model(ids, return_type="logits", stop_at_layer=stop, **kwargs)
-    found = {"none": None, "last": out[:, -1:], "all": out}[logits]
+        kwargs = {"past_kv_cache": cache, "attention_mask": torch.ones_like(what.ids)}
+    stop = model.cfg.n_layers if what.logits == "none" else None
+    out = model(what.ids, return_type="logits", stop_at_layer=stop, **kwargs)
+    found = {"none": None, "last": out[:, -1:], "all": out}[what.logits]
     return Run(found, cache)

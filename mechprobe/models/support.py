@@ -1,28 +1,37 @@
 """Refuse, by name and with the reason, what mechprobe would read wrongly."""
 
-from collections.abc import Iterator
-from weakref import WeakKeyDictionary
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from mechprobe.models.protocol import Model, Stamp, is_bridge, model_name, stamp, tokenizer_of
+from mechprobe.models.internals import hugging_face, roots
+from mechprobe.models.protocol import Model, is_bridge, model_name, tokenizer_of
 
 # Modules between the residual stream and the logits that final norm and unembedding would skip.
 _EXTRA_READOUT = ("mlm_head", "prediction_head", "project_out", "hc_head", "sigma_map")
 
-_finite: WeakKeyDictionary[nn.Module, Stamp] = WeakKeyDictionary()
 
-
-def require_model(model: object) -> Model:
+def require_readable(model: object, training: Sequence[str] = ()) -> Model:
     """Return ``model`` if mechprobe can analyse it.
+
+    Args:
+        model: What the user passed.
+        training: Names of its modules that are in training mode.
 
     Raises:
         TypeError: It is not a TransformerLens model.
         NotImplementedError: Its architecture has no single residual stream that a final norm and
-            an unembedding read: encoder-decoder, encoder-only, several streams, extra heads.
-        ValueError: It is in training mode, or its weights hold NaN or infinity.
+            an unembedding read: encoder-decoder, encoder-only, several streams, extra heads; or
+            its ``forward`` was replaced, which mechprobe would not run.
+        ValueError: It is in training mode.
     """
+    if isinstance(model, nn.Module) and "_orig_mod" in model._modules:
+        msg = (
+            "found what torch.compile returned, whose parts cannot be listened to; pass the model "
+            "that was compiled (compiled._orig_mod), which shares its weights."
+        )
+        raise TypeError(msg)
     if not isinstance(model, Model) or not isinstance(model, nn.Module):
         msg = (
             f"expected a TransformerLens model (TransformerBridge or HookedTransformer), found "
@@ -34,17 +43,21 @@ def require_model(model: object) -> Model:
     if reason:
         msg = f"{model_name(model)} is not supported: {reason}"
         raise NotImplementedError(msg)
-    if model.training:
-        msg = f"{model_name(model)} is in training mode (dropout changes its answers); call .eval()"
+    if training:
+        more = f" and {len(training) - 1} more" if len(training) > 1 else ""
+        inner = ", and of its original_model" if is_bridge(model) else ""
+        msg = (
+            f"{model_name(model)} is in training mode, where dropout changes its answers: "
+            f"{training[0]}{more}. Call .eval() of the model{inner}."
+        )
         raise ValueError(msg)
-    _require_finite(model)
     return model
 
 
 def unsupported_reason(model: Model) -> str:
     """Return why mechprobe cannot read this model, or an empty string."""
     modules: dict[str, object] = dict(getattr(model, "_modules", {}))
-    config = getattr(getattr(model, "original_model", None), "config", None)
+    config = getattr(hugging_face(model), "config", None)
     if "encoder_blocks" in modules or getattr(config, "is_encoder_decoder", False):
         return (
             "it is an encoder-decoder; its decoder reads a second sequence, and one prompt has "
@@ -60,6 +73,11 @@ def unsupported_reason(model: Model) -> str:
                 f"block {layer} ({type(block).__name__}) carries several residual streams that "
                 "the model combines before its final norm."
             )
+    if is_bridge(model) and "forward" in vars(model):
+        return (
+            "its forward was replaced on the bridge, and mechprobe runs the Hugging Face model "
+            "inside (original_model). Replace that one's, or that of a part."
+        )
     extra = [name for name in _EXTRA_READOUT if name in modules]
     if extra:
         return f"{extra} stands between its residual stream and its logits."
@@ -71,18 +89,20 @@ def _children(blocks: object) -> Iterator[nn.Module]:
         yield from blocks
 
 
-def _require_finite(model: nn.Module) -> None:
-    now = stamp(model)
-    if _finite.get(model) == now:
-        return
-    for name, parameter in model.named_parameters():
+def require_finite(model: nn.Module) -> None:
+    """Refuse weights that hold NaN or infinity.
+
+    Raises:
+        ValueError: They do.
+    """
+    named = {n: p for root in reversed(roots(model)) for n, p in root.named_parameters()}
+    for name, parameter in named.items():
         if parameter.is_floating_point() and not _all_finite(parameter):
             msg = (
                 f"weight {name} holds NaN or infinity; every number read from this model would be "
                 "meaningless. Load the checkpoint again, or look at how it was saved."
             )
             raise ValueError(msg)
-    _finite[model] = now
 
 
 def _all_finite(values: Tensor) -> bool:
@@ -114,6 +134,16 @@ def require_encodable(text: str, what: str) -> None:
     except UnicodeEncodeError as error:
         msg = f"{what} is no valid Unicode text: {error}; replace the lone surrogate."
         raise ValueError(msg) from error
+
+
+def end_ids(model: Model) -> set[int]:
+    """Return the ids that end what a model says, by its own settings and its tokenizer's."""
+    found: set[int] = set()
+    settings = getattr(hugging_face(model), "generation_config", None)
+    for owner in (settings, tokenizer_of(model)):
+        end = getattr(owner, "eos_token_id", None)
+        found.update(end if isinstance(end, list) else [] if end is None else [end])
+    return found
 
 
 def require_kv_cache(model: Model) -> None:

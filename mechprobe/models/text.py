@@ -1,15 +1,11 @@
 """Token ids to text that a person can read, down to the bytes of an unfinished character."""
 
-import json
 import re
 from collections.abc import Iterable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE_PIECE = "\u2581"
-
-_byte_level: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 class TokenText:
@@ -75,12 +71,9 @@ class TokenText:
 
 
 def _is_byte_level(tokenizer: Any) -> bool:
-    """Whether pieces spell bytes; asked once per tokenizer, whose whole text it takes to know."""
-    if tokenizer not in _byte_level:
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        decoder = json.loads(backend.to_str()).get("decoder") if backend is not None else None
-        _byte_level[tokenizer] = "ByteLevel" in json.dumps(decoder)
-    return _byte_level[tokenizer]
+    """Whether pieces spell bytes."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend is not None and "ByteLevel" in repr(backend.decoder)
 
 
 def show_bytes(raw: bytes) -> str:

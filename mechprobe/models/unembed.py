@@ -9,12 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechprobe.kernels.readout import LogitTransform
+from mechprobe.models.internals import final_norm
 from mechprobe.models.protocol import Model, is_bridge, model_name
 
 # Error relative to the spread of the logits. Measured: 2e-6 in float32, 1e-2 in bfloat16, while a
 # path that misses a norm, a soft-cap or a scale is off by 0.7 or more.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 _TOLERANCE_HALF = 0.05
+_PROBE = torch.tensor([[-7.0, 0.5, 30.0]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +28,14 @@ class Unembedding:
         W_U: Unembedding matrix, in the model's dtype.
         b_U: Its bias (zeros where the model has none).
         transform: What the model does to its raw logits, or None where it does nothing.
+        mark: Tells one transform from another.
     """
 
     norm: Callable[[Tensor], Tensor]
     W_U: Float[Tensor, "d_model d_vocab"]
     b_U: Float[Tensor, " d_vocab"]
     transform: LogitTransform | None
+    mark: tuple[float, ...] = ()
 
     @property
     def d_vocab(self) -> int:
@@ -98,19 +102,20 @@ def unembedding(model: Model) -> Unembedding:
             "leave the output layer unquantised and on a device."
         )
         raise NotImplementedError(msg)
-    norm_type = getattr(model.cfg, "normalization_type", None)
-    has_norm = norm_type is not None and "ln_final" in tl._modules
+    final = final_norm(model)
 
     @torch.no_grad()
     def norm(rows: Tensor) -> Tensor:
-        if not has_norm:
+        if final is None:
             return rows.to(W_U)
         # The norm may lie on another device than the unembedding (device_map).
-        weight = next(tl.ln_final.parameters(), W_U)
+        weight = next(final.parameters(), W_U)
         x = rows.to(device=weight.device, dtype=W_U.dtype)
-        return tl.ln_final(x[None])[0].to(W_U.device)
+        return final(x[None])[0].to(W_U.device)
 
-    return Unembedding(norm, W_U, b_U, _logit_transform(tl))
+    transform = _logit_transform(tl)
+    mark = () if transform is None else tuple(transform(_PROBE.clone()).flatten().tolist())
+    return Unembedding(norm, W_U, b_U, transform, mark)
 
 
 def _logit_transform(model: Any) -> LogitTransform | None:
@@ -120,8 +125,7 @@ def _logit_transform(model: Any) -> LogitTransform | None:
     """
     if is_bridge(model):
         transform: LogitTransform = model.adapter.apply_output_logits_transform
-        probe = torch.tensor([[-7.0, 0.5, 30.0]])
-        return None if torch.equal(transform(probe.clone()), probe) else transform
+        return None if torch.equal(transform(_PROBE.clone()), _PROBE) else transform
     cap = getattr(model.cfg, "output_logits_soft_cap", -1.0) or -1.0
     if cap <= 0:
         return None

@@ -165,7 +165,7 @@ def read(path: str | Path) -> tuple[str, xr.Dataset, Provenance]:
         FileNotFoundError: There is no such file.
         ValueError: It is not a result of mechprobe.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         msg = f"there is no file {path}."
         raise FileNotFoundError(msg)

@@ -20,7 +20,7 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
         OSError: The file cannot be written (no such folder, no room); a file that was there before
             is left as it was.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     # In the same folder, so that the last step is a rename and never a copy.
     temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}"
     try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import xarray as xr
 
-from mechprobe.provenance import Stopwatch
+from mechprobe.provenance import Call
 from mechprobe.results.base import Result
 from mechprobe.results.heads_selection import HeadSelection, selection_data
 from mechprobe.results.heads_source import (
@@ -102,7 +102,7 @@ class HeadScores(Result):
             Tulchinskii et al., Quantifying Logical Consistency in Transformers via Query-Key
             Alignment (2025), https://arxiv.org/abs/2502.17017.
         """
-        watch = Stopwatch()
+        call = Call("HeadScores.select", locals())
         found = checked(source(self.data))
         selected = select_heads(
             found.score,
@@ -119,12 +119,8 @@ class HeadScores(Result):
             n_permutations=n_permutations,
             n_bootstrap=n_bootstrap,
         )
-        arguments = {
-            "calibration": calibration, "method": method, "k": k, "flip": flip, "centre": centre,
-            "n_permutations": n_permutations, "n_bootstrap": n_bootstrap,
-        }  # fmt: skip
         data = selection_data(self.data, selected, n_bootstrap)
-        record = derived(watch, "HeadScores.select", {"": self.provenance}, arguments, seed)
+        record = derived(call, {"": self.provenance}, seed)
         return HeadSelection(data, record)
 
     def accuracy_map(self) -> xr.DataArray:

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Int
 
-from mechprobe.provenance import Stopwatch
+from mechprobe.provenance import Call
 from mechprobe.results.base import Result
 from mechprobe.results.heads import HeadScores
 from mechprobe.results.heads_part import Part
@@ -82,6 +82,7 @@ def difficulty_of(
     centre: bool = False,
     seed: int = 0,
     n_bootstrap: int = 1000,
+    call: Call | None = None,
 ) -> Difficulty:
     """Choose heads on examples of all difficulties; test them on the others, cell by cell.
 
@@ -97,6 +98,7 @@ def difficulty_of(
         centre: Take away each head's calibration median of each candidate.
         seed: Of split and intervals.
         n_bootstrap: Resamples behind the intervals.
+        call: What is recorded; this call by default.
 
     Returns:
         Accuracies per cell with intervals.
@@ -105,7 +107,7 @@ def difficulty_of(
         ValueError: Examples whose steps or distractors are unknown, or anything
             ``HeadScores.select`` refuses.
     """
-    watch = Stopwatch()
+    call = call or Call("difficulty", locals())
     _check_difficulty(scores.data)
     part = Part.of(
         scores.data,
@@ -118,11 +120,7 @@ def difficulty_of(
         seed,
     )
     data = _difficulty_data(part, part.right(part.chosen, method), n_bootstrap)
-    arguments = {
-        "calibration": calibration, "method": method, "k": k, "flip": flip, "centre": centre,
-        "n_bootstrap": n_bootstrap,
-    }  # fmt: skip
-    record = derived(watch, "difficulty", {"": scores.provenance}, arguments, seed)
+    record = derived(call, {"": scores.provenance}, seed)
     return Difficulty(data, record)
 
 

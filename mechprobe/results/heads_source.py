@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 
-from mechprobe.provenance import Provenance, Stopwatch
+from mechprobe.provenance import Call, Provenance
 from mechprobe.stats import (
     Interval,
     accuracy_interval,
@@ -167,40 +167,26 @@ def best_shortcut(data: xr.Dataset) -> Shortcut:
     return Shortcut(str(data["shortcut"].values[i]), Interval(float(share[i]), low, high))
 
 
-def derived(
-    watch: Stopwatch,
-    function: str,
-    scores: Mapping[str, Provenance],
-    arguments: Mapping[str, object],
-    seed: int,
-) -> Provenance:
+def derived(call: Call, scores: Mapping[str, Provenance], seed: int) -> Provenance:
     """Return the record of a statistic: of what scores, chosen how.
 
     Args:
-        watch: Started when the call began.
-        function: Public name, without the package.
+        call: Of the function that makes it.
         scores: Records of the scores behind it, by name.
-        arguments: What the function was called with.
         seed: Random seed.
 
     Returns:
         A record with the model of the first scores; ``models`` names all where they differ.
     """
     first = next(iter(scores.values()))
-    made = {
-        name: {key: p.arguments[key] for key in TASK_ARGUMENTS if key in p.arguments}
-        for name, p in scores.items()
-    }
-    told: dict[str, object] = dict(arguments)
+    told: dict[str, object] = {"scores": {name: p.arguments for name, p in scores.items()}}
     if len(scores) == 1:
-        told |= next(iter(made.values()))
-    else:
-        told["scores"] = made
+        told |= {key: first.arguments[key] for key in TASK_ARGUMENTS if key in first.arguments}
     models = {name: p.model.get("name") for name, p in scores.items()}
     if len(set(models.values())) > 1:
         told["models"] = models
     digests = {name: p.data_digest for name, p in scores.items()}
-    return watch.record(function, told, first.model, dict(digests), seed=seed)
+    return call.record(first.model, dict(digests), seed=seed, **told)
 
 
 def require_kind(kind: str, only: str, what: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from mechprobe.provenance import Stopwatch
+from mechprobe.provenance import Call
 from mechprobe.results.base import Result
 from mechprobe.results.heads import HeadScores
 from mechprobe.results.heads_part import Part
@@ -107,7 +107,7 @@ def transfer_of(
         ValueError: Fewer than two tasks, tasks of different heads, no calibration for a task, or
             anything ``HeadScores.select`` refuses; the message names the task.
     """
-    watch = Stopwatch()
+    call = Call("transfer", locals())
     _check_tasks(scores)
     parts = {}
     for name, one in scores.items():
@@ -120,12 +120,8 @@ def transfer_of(
             msg = f"task {name!r}: {error}"
             raise ValueError(msg) from error
     data = _transfer_data(parts, method, n_bootstrap)
-    arguments = {
-        "calibration": calibration, "method": method, "k": k, "flip": flip, "centre": centre,
-        "n_bootstrap": n_bootstrap,
-    }  # fmt: skip
     records = {name: one.provenance for name, one in scores.items()}
-    return Transfer(data, derived(watch, "transfer", records, arguments, seed))
+    return Transfer(data, derived(call, records, seed))
 
 
 def _check_tasks(scores: Mapping[str, HeadScores]) -> None:

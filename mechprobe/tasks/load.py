@@ -69,7 +69,7 @@ def load(
             the candidates (file and line are named); the file is empty; the format is unknown or
             does not fit the options.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     _check(path, format, extra_options, limit)
     source = _Source(path, keep_readable)
     head: dict[str, Any] = {}

@@ -256,7 +256,7 @@ class Task:
 
         The file appears whole or not at all; a name that ends in ``.gz`` is compressed.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         lines = [json.dumps(asdict(e), ensure_ascii=False, sort_keys=True) for e in self.examples]
         head = json.dumps({"task": self.name, "notes": list(self.notes)}, ensure_ascii=False)
         data = ("\n".join([head, *lines]) + "\n").encode()

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
 
-from mechprobe.provenance import Json, Stopwatch, digest_json
+from mechprobe.models.session import alone
+from mechprobe.provenance import Call, Json, digest_json
 from mechprobe.results.world_detours import Detours, detours_of
 from mechprobe.worlds.predictor import Cursor, LogProbs, Predictor
 from mechprobe.worlds.protocol import PAD, Ids, States
-from mechprobe.worlds.request import Subject, as_predictor
+from mechprobe.worlds.request import Subject, about, as_predictor
 from mechprobe.worlds.streets import END, WALKING, StreetMap
 
 DetourKind = Literal["random_valid", "least_likely", "second_most_likely"]
@@ -23,6 +24,7 @@ ARRIVES, ILLEGAL, ELSEWHERE, LATE = range(4)
 Uniforms = npt.NDArray[np.float64]
 
 
+@alone
 def detours(
     model: Subject,
     world: StreetMap,
@@ -72,7 +74,7 @@ def detours(
     References:
         Vafa et al. (2024), https://arxiv.org/abs/2406.03689, section 3 and table 2.
     """
-    clock = Stopwatch()
+    call = Call("detours", locals())
     _check(world, kind, p, batch)
     predictor = as_predictor(model, world)
     rng = np.random.default_rng(seed)
@@ -89,12 +91,11 @@ def detours(
     with tqdm(total=len(drivers) * n_rows, desc="detours", unit="trip", disable=not progress,
               leave=False) as bar:  # fmt: skip
         found = [_drive(each, world, trips, draws, shares, kind, batch, bar) for each in drivers]
-    arguments = {"kind": kind, "p": shares, "n": len(trips), "trips": trips if given else None,
-                 "seed": seed}  # fmt: skip
     data: dict[str, Json] = {"world": world.digest(), "trips": digest_json(trips.tolist())}
-    provenance = clock.record(
-        "detours", arguments, {"name": predictor.name, "world": world.name}, data, seed=seed
-    )
+    provenance = call.record(
+        {**about(predictor), "world": world.name}, data, seed=seed, world=world.name,
+        n=len(trips), trips=trips if given else None, p=shares,
+    )  # fmt: skip
     return detours_of(found[0], found[1], shares, OUTCOMES, provenance)
 
 

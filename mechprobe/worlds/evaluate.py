@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from mechprobe.models import describe
-from mechprobe.provenance import Json, Stopwatch, digest_json
+from mechprobe.models import alone
+from mechprobe.provenance import Call, Json
 from mechprobe.results import WorldModelResult
 from mechprobe.worlds.acceptance import Acceptance, Epsilon
 from mechprobe.worlds.dataset import Outcome, add_sensitivity, world_dataset
 from mechprobe.worlds.journal import Journal
-from mechprobe.worlds.network import LanguageModel
 from mechprobe.worlds.next_word import Validity, next_token_validity
 from mechprobe.worlds.oracles import legal_only, noisy_oracle, true_automaton, uniform
 from mechprobe.worlds.pairs import Pairs
@@ -23,6 +22,7 @@ from mechprobe.worlds.request import (
     PrefixKind,
     Request,
     Subject,
+    about,
     as_predictor,
     checked,
     drawn_pairs,
@@ -40,6 +40,7 @@ SUFFIXES = (1, 5, 30, 100)
 DEPTHS = (1, 2, 3, 4, 5)
 
 
+@alone
 def evaluate_world_model(
     model: Subject,
     world: World,
@@ -127,17 +128,16 @@ def evaluate_world_model(
         Vafa, Chen, Rambachan, Kleinberg, Mullainathan, "Evaluating the World Model Implicit in a
         Generative Model" (2024), https://arxiv.org/abs/2406.03689.
     """
-    watch = Stopwatch()
+    call = Call("evaluate_world_model", locals())
     request = checked(world, n, suffixes, k, acceptance, mode, max_tokens, seed)
     predictor = as_predictor(model, world)
     require_room(predictor, request)
-    asked: dict[str, object] = {
-        "world": world.name, "n": n, "suffixes": suffixes, "k": k, "acceptance": acceptance.label,
-        "mode": mode, "prefixes": named(prefixes), "seed": seed, "sequences": named(sequences),
-        "max_tokens": request.max_tokens, "baselines": baselines, "sensitivity": sensitivity,
+    about_model = about(predictor)
+    meant = {
+        **request.recorded(world), "prefixes": named(prefixes), "sequences": named(sequences),
     }  # fmt: skip
-    about = _about(predictor)
-    journal = Journal(resume, {**asked, "world_digest": world.digest(), "model": about})
+    asked = {**call.told(**meant), "batch_size": None}  # which changes nothing that is kept
+    journal = Journal(resume, {**asked, "world_digest": world.digest(), "model": about_model})
     same, different = drawn_pairs(predictor, world, request, prefixes)
     walks = held_out_walks(world, request, sequences)
     run = _Run(world, request, same, different, journal, batch_size, progress)
@@ -152,9 +152,7 @@ def evaluate_world_model(
     data = world_dataset(world, request, same, different, outcomes)
     if sensitivity:
         data = add_sensitivity(data, _curves(run, predictor))
-    record = watch.record(
-        "evaluate_world_model", asked, about, _read(world, same, different, walks), seed=seed
-    )
+    record = call.record(about_model, _read(world, same, different, walks), seed=seed, **meant)
     return WorldModelResult(data, record)
 
 
@@ -240,13 +238,6 @@ def _curves(
             found[test] = values, pairs.clusters(request.published)[: len(values)]
         out[knob, float(value)] = found
     return out
-
-
-def _about(predictor: Predictor) -> dict[str, Json]:
-    if not isinstance(predictor, LanguageModel):
-        return {"name": predictor.name, "class": type(predictor).__qualname__}
-    words = digest_json([predictor.ids.tolist(), predictor.start_id])
-    return {**describe(predictor.model), "name": predictor.name, "vocabulary_sha256": words}
 
 
 def _read(world: World, same: Pairs, different: Pairs, walks: Sequence[Ids]) -> Json:

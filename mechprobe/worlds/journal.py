@@ -26,7 +26,7 @@ class Journal:
     """
 
     def __init__(self, path: str | Path | None, run: Mapping[str, object]) -> None:
-        self._path = None if path is None else Path(path)
+        self._path = None if path is None else Path(path).expanduser()
         self._done: dict[str, list[Scored]] = {}
         if self._path is None:
             return

@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 from tqdm.auto import tqdm
 
-from mechprobe.models import Model, describe
-from mechprobe.provenance import Stopwatch
+from mechprobe.models import Model, alone
+from mechprobe.provenance import Call
 from mechprobe.results.world_layers import WorldByLayer
 from mechprobe.stats import difference_interval
 from mechprobe.worlds.acceptance import Acceptance, Epsilon
@@ -33,6 +33,7 @@ from mechprobe.worlds.residual import chosen_layers
 from mechprobe.worlds.scores import TESTS, Scores, Test, gather, scored
 
 
+@alone
 def world_by_layer(
     model: LanguageModel | Model,
     world: World,
@@ -99,7 +100,7 @@ def world_by_layer(
         Vafa et al. (2024), https://arxiv.org/abs/2406.03689; nostalgebraist, "interpreting GPT:
         the logit lens" (2020).
     """
-    watch = Stopwatch()
+    call = Call("world_by_layer", locals())
     request = checked(world, n, suffixes, k, acceptance, mode, max_tokens, seed)
     net = as_network(model, world)
     chosen = chosen_layers(net.name, int(net.model.cfg.n_layers), layers)
@@ -111,16 +112,11 @@ def world_by_layer(
               leave=False) as bar:  # fmt: skip
         every = _Exam(world, request, same, different, walks, batch_size, bar).of_layers(at)
     data = _dataset(world, request, same, different, chosen, every)
-    asked: dict[str, object] = {
-        "world": world.name, "n": n, "suffixes": suffixes, "k": k, "acceptance": acceptance.label,
-        "mode": mode, "layers": chosen, "prefixes": named(prefixes),
-        "sequences": named(sequences), "max_tokens": request.max_tokens, "seed": seed,
-        "batch_size": batch_size,
-    }  # fmt: skip
     read = [p.tolist() for x in (same, different) for p in (x.prefixes1, x.prefixes2)]
-    record = watch.record(
-        "world_by_layer", asked, describe(net.model) | {"name": net.name},
-        [world.digest(), read, [walk.tolist() for walk in walks]], seed=seed,
+    record = call.record(
+        net.describe(), [world.digest(), read, [walk.tolist() for walk in walks]], seed=seed,
+        **request.recorded(world), layers=chosen, prefixes=named(prefixes),
+        sequences=named(sequences),
     )  # fmt: skip
     return WorldByLayer(data, record)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mechprobe.models import Model, branching, load_model, require_model, takes_positions, window
+from mechprobe.models import Model, branching, load_model, require_readable, takes_positions, window
 from mechprobe.models.identity import source_of
 from mechprobe.models.protocol import model_name
 from mechprobe.worlds.network import LanguageModel
@@ -43,7 +43,7 @@ def language_model(
     Example:
         >>> net = language_model(mp.load_model(folder), world)  # doctest: +SKIP
     """
-    require_model(model)
+    require_readable(model)
     called = name or _called(model)
     known = stored_vocabulary(model, called) if vocabulary is None else vocabulary
     ids = word_ids(int(model.cfg.d_vocab), world, known)

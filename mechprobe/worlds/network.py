@@ -1,23 +1,22 @@
-"""A TransformerLens model as a predictor: words to ids, keys and values kept, many rows at once."""
+"""A TransformerLens model as a predictor: words to ids and back, many rows at once."""
 
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechprobe.models.forks import continue_rows, forking_body
+from mechprobe.models import Cursor, Session, alone, describe, opened
 from mechprobe.models.protocol import Edit, input_device
-from mechprobe.worlds.fork_cache import ForkCache
-from mechprobe.worlds.kv_cache import SlotCache
+from mechprobe.provenance import Json, digest_json
 from mechprobe.worlds.predictor import LogProbs
 from mechprobe.worlds.predictors import RereadCursor, require_log_probs
 from mechprobe.worlds.protocol import PAD, Ids, World
-from mechprobe.worlds.residual import LayerReading, answer, layer_reading
+from mechprobe.worlds.residual import LayerReading, layer_reading
 
 # Numbers in the residual stream of one forward pass, and rows of one cache that advance together.
 STREAM_AT_ONCE = 2**20
@@ -54,6 +53,16 @@ class LanguageModel:
     reading: LayerReading | None = None
 
     @property
+    def session(self) -> Session:
+        """Its model in this call."""
+        return opened(self.model)
+
+    def describe(self) -> dict[str, Json]:
+        """Return what a record says of the model and of the words it predicts."""
+        words = digest_json([self.ids.tolist(), self.start_id])
+        return {**describe(self.session), "name": self.name, "vocabulary_sha256": words}
+
+    @property
     def longest(self) -> int:
         """Words that fit into the model's context."""
         return int(self.model.cfg.n_ctx) - (self.start_id is not None)
@@ -71,6 +80,7 @@ class LanguageModel:
         word = 2 * int(cfg.n_layers) * heads * int(cfg.d_head) * 4
         return max(1, CACHE_BYTES // (word * self.world.max_length))
 
+    @alone
     def at_layer(self, layer: int) -> "LanguageModel":
         """Return the predictor that stops after a layer, as a logit lens reads it.
 
@@ -89,9 +99,10 @@ class LanguageModel:
         """
         name = self.reading.of if self.reading else self.name
         some = np.arange(min(len(self.ids), self.longest, 8))[None]
-        reading = layer_reading(self.model, name, layer, self.rectangle(some))
+        reading = layer_reading(self.session, name, layer, self.rectangle(some))
         return replace(self, name=f"{name}, layer {layer}", reading=reading)
 
+    @alone
     def start(self, prefixes: Ids) -> "NetworkCursor | RereadCursor":
         """Read prefixes ``[n, length]``, filled up with -1 on the right, and stand behind them.
 
@@ -105,6 +116,7 @@ class LanguageModel:
         n_rows = max(1, self.words_at_once // prefixes.shape[1])
         return RereadCursor(self._read_last, prefixes, len(self.ids), n_rows)
 
+    @alone
     def read(self, sequences: Ids) -> LogProbs:
         """Return log-probabilities after every word, ``[n, length, token]``."""
         self._require_lengths(sequences)
@@ -118,8 +130,7 @@ class LanguageModel:
             longest = int(lengths[rows].max())
             # Padding behind a sequence is not seen by any of its words.
             ids = np.where(sequences[rows, :longest] == PAD, 0, sequences[rows, :longest])
-            logits, _ = answer(self.model, self.rectangle(ids), "all", self.reading)
-            found = self.log_probs(logits[:, -longest:])
+            found = self._read(ids, "all")[:, -longest:]
             last = found[np.arange(len(rows)), lengths[rows] - 1]
             out[rows, :longest] = found
             behind = np.arange(width) >= lengths[rows][:, None]
@@ -128,22 +139,47 @@ class LanguageModel:
 
     def rectangle(self, ids: Ids) -> Int[Tensor, "row pos"]:
         """Return words as ids of the model, on its device, behind the start token."""
-        found = self.ids[torch.as_tensor(ids)]
-        if self.start_id is not None:
-            found = torch.nn.functional.pad(found, (1, 0), value=self.start_id)
-        return found.to(input_device(self.model))
+        return self.left_padded(ids, np.full(len(ids), ids.shape[1]))[0]
 
-    def log_probs(self, logits: Float[Tensor, "*rows d_vocab"]) -> LogProbs:
+    def log_probs(self, logits: Float[Tensor, "*rows d_vocab"] | None) -> LogProbs:
         """Return log-probabilities of the world's words, normalised over all that can be said."""
+        if logits is None:
+            msg = f"{self.name} gives no logits; there is nothing to read."
+            raise NotImplementedError(msg)
         wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
         every = torch.log_softmax(wide, dim=-1)
         out: LogProbs = every[..., self.ids.to(every.device)].float().cpu().numpy()
         require_log_probs(out.reshape(-1, out.shape[-1]), self.name)
         return out
 
+    def left_padded(
+        self, prefixes: Ids, lengths: Ids
+    ) -> tuple[Int[Tensor, "row pos"], Int[Tensor, "row pos"] | None]:
+        """Return prefixes as ids of the model, which all end in the last column, and their mask."""
+        started = int(self.start_id is not None)
+        words, lengths = np.pad(prefixes, ((0, 0), (started, 0))), lengths + started
+        width = int(lengths.max(initial=0))
+        column = np.arange(width) - (width - lengths)[:, None]
+        found = self.ids[torch.as_tensor(np.take_along_axis(words, np.maximum(column, 0), axis=1))]
+        if self.start_id is not None:
+            found[torch.as_tensor(column == 0)] = self.start_id
+        real = torch.as_tensor(column >= 0)
+        device = input_device(self.model)
+        mask = None if bool(real.all()) else real.to(device, torch.int64)
+        return found.to(device), mask
+
+    def cursor(self) -> Cursor:
+        """Return what reads rows of words on, and says what the model or its layer says."""
+        layer = None if self.reading is None else self.reading.layer
+        return Cursor(self.session, many=True, layer=layer)
+
+    @alone
     def _read_last(self, ids: Ids) -> LogProbs:
-        logits, _ = answer(self.model, self.rectangle(ids), "last", self.reading)
-        return self.log_probs(logits[:, -1])
+        return self._read(ids, "last")[:, -1]
+
+    def _read(self, ids: Ids, logits: Literal["last", "all"]) -> LogProbs:
+        found = self.cursor().read(self.rectangle(ids), logits=logits, keep=False)
+        return self.log_probs(found)
 
     def _require_lengths(self, ids: Ids) -> None:
         lengths = (ids != PAD).sum(axis=1)
@@ -181,17 +217,21 @@ class NetworkCursor:
 
     def __init__(self, network: LanguageModel, prefixes: Ids, edits: Edits | None = None) -> None:
         self._network = network
-        self._groups: list[_Group] = []
         lengths = (prefixes != PAD).sum(axis=1)
         order = np.argsort(lengths, kind="stable")
+        groups: list[Cursor] = []
         rows: list[Ids] = []
+        found: list[LogProbs] = []
         while len(order):
             some = order[: self._size(lengths[order])]
+            ids, mask = network.left_padded(prefixes[some], lengths[some])
+            group = network.cursor()
+            logits = group.read(ids, mask=mask, edit=edits(some) if edits else None)
+            groups.append(group)
             rows.append(some)
-            edit = edits(some) if edits else None
-            self._groups.append(_Group.read(network, prefixes[some], lengths[some], edit))
+            found.append(network.log_probs(logits)[:, -1])
             order = order[len(some) :]
-        self._place(rows, len(prefixes))
+        self._place(groups, rows, found, len(prefixes))
 
     @property
     def log_probs(self) -> LogProbs:
@@ -201,31 +241,38 @@ class NetworkCursor:
     def fork(self) -> "NetworkCursor":
         """Return a second cursor that stands where this one does."""
         out = copy(self)
-        out._groups = [group.forked() for group in self._groups]
+        out._groups = [group.fork() for group in self._groups]
         return out
 
+    @alone
     def advance(self, rows: Ids, tokens: Ids) -> None:
         """Go on with some rows, each by one word: new row ``i`` is old row ``rows[i]``."""
-        group = self._group[rows]
-        groups: list[_Group] = []
+        of_row, words = self._group[rows], self._network.ids[torch.as_tensor(tokens)]
+        groups: list[Cursor] = []
         placed: list[Ids] = []
+        found: list[LogProbs] = []
         for g, old in enumerate(self._groups):
-            chosen = np.flatnonzero(group == g)
+            chosen = np.flatnonzero(of_row == g)
             pieces = [chosen[i : i + ROWS_AT_ONCE] for i in range(0, len(chosen), ROWS_AT_ONCE)]
-            for i, piece in enumerate(pieces):
+            for piece in pieces:
                 inner = self._inner[rows[piece]]
-                groups.append(old.advanced(inner, tokens[piece], keep=i == len(pieces) - 1))
+                group = old
+                if piece is not pieces[-1]:
+                    group, inner = old.fork(inner), np.arange(len(piece))
+                groups.append(group)
                 placed.append(piece)
-        self._groups = groups
-        self._place(placed, len(rows))
+                logits = group.advance(inner, words[torch.as_tensor(piece)])
+                found.append(self._network.log_probs(logits)[:, -1])
+        self._place(groups, placed, found, len(rows))
 
-    def _place(self, rows: list[Ids], n: int) -> None:
+    def _place(self, groups: list[Cursor], rows: list[Ids], found: list[LogProbs], n: int) -> None:
         """Note which rows each group holds, and put their answers in order."""
+        self._groups = groups
         self._group, self._inner = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
         self._log_probs = np.zeros((n, len(self._network.ids)), dtype=np.float32)
-        for g, (some, group) in enumerate(zip(rows, self._groups, strict=True)):
+        for g, (some, log_probs) in enumerate(zip(rows, found, strict=True)):
             self._group[some], self._inner[some] = g, np.arange(len(some))
-            self._log_probs[some] = group.log_probs
+            self._log_probs[some] = log_probs
 
     def _size(self, ascending: Ids) -> int:
         """How many of the shortest rows left are read together."""
@@ -233,107 +280,3 @@ class NetworkCursor:
             return min(int((ascending == ascending[0]).sum()), ROWS_AT_ONCE)
         fits = np.arange(1, len(ascending) + 1) * ascending <= self._network.words_at_once
         return min(max(1, int(fits.sum())), ROWS_AT_ONCE)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Group:
-    """Rows that share a cache; padding is on the left, so that all grow in one column.
-
-    Attributes:
-        network: The model.
-        cache: Its keys and values; those of the prefixes apart, where the model can go on so.
-        mask: 1 for words and 0 for padding, by slot; None where nothing is padded, or the cache
-            knows.
-        lengths: Words read by each row, with the start token.
-        log_probs: After each row.
-    """
-
-    network: LanguageModel
-    cache: SlotCache
-    mask: Int[Tensor, "slot pos"] | None
-    lengths: Ids
-    log_probs: LogProbs
-
-    @classmethod
-    def read(
-        cls, network: LanguageModel, prefixes: Ids, lengths: Ids, edit: Mapping[str, Edit] | None
-    ) -> "_Group":
-        n, width = len(prefixes), int(lengths.max(initial=0))
-        column = np.arange(width) - (width - lengths)[:, None]
-        ids = np.take_along_axis(prefixes, np.maximum(column, 0), axis=1)
-        tokens = network.ids[torch.as_tensor(np.where(column < 0, 0, ids))]
-        real = torch.as_tensor(column >= 0)
-        if network.start_id is not None:
-            first = torch.as_tensor(width - lengths)[:, None]
-            tokens = torch.nn.functional.pad(tokens, (1, 0))
-            tokens.scatter_(1, first, network.start_id)
-            real = torch.nn.functional.pad(real, (1, 0)).scatter_(1, first, True)
-            lengths = lengths + 1
-        whole = bool(real.all())
-        mask = None if whole else real.to(torch.int64)
-        positions = None if mask is None else (mask.cumsum(1) - 1).clamp(min=0)
-        cache = SlotCache.empty(int(network.model.cfg.n_layers), n)
-        read = cls._after(network, cache, mask, lengths, tokens, positions, edit)
-        if network.reading is not None or not network.padded or forking_body(network.model) is None:
-            return read
-        return replace(read, cache=ForkCache.behind(cache, mask), mask=None)
-
-    def forked(self) -> "_Group":
-        """Return a copy with a cache of its own."""
-        cache = self.cache.taken(np.arange(len(self.lengths)))
-        mask = None if self.mask is None else self.mask[torch.as_tensor(self.cache.slot)]
-        return replace(self, cache=cache, mask=mask)
-
-    def advanced(self, rows: Ids, tokens: Ids, *, keep: bool) -> "_Group":
-        """Return the group one word on; ``keep`` lets it take over this one's cache."""
-        body = forking_body(self.network.model) if isinstance(self.cache, ForkCache) else None
-        if isinstance(self.cache, ForkCache) and body is None:
-            # Since the prompts were read somebody has begun to listen.
-            cache, mask = self.cache.joined()
-            return replace(self, cache=cache, mask=mask).advanced(rows, tokens, keep=True)
-        before = self.cache.slot
-        if keep:
-            self.cache.select(rows)
-            cache = self.cache
-        else:
-            cache = self.cache.taken(rows)
-        by_slot = cache.row_of_slot()
-        lengths = self.lengths[rows] + 1
-        words = self.network.ids[torch.as_tensor(tokens[by_slot])][:, None]
-        positions = torch.as_tensor(lengths[by_slot] - 1)[:, None]
-        if isinstance(cache, ForkCache):
-            return self._branched(body, cache, lengths, words, positions)
-        mask = self.mask
-        if mask is not None:
-            mask = mask[torch.as_tensor(before[rows][by_slot])]
-            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-        at = None if mask is None else positions
-        return self._after(self.network, cache, mask, lengths, words, at)
-
-    def _branched(
-        self, body: Any, cache: ForkCache, lengths: Ids, words: Tensor, positions: Tensor
-    ) -> "_Group":
-        net, by_slot = self.network, cache.row_of_slot()
-        device = input_device(net.model)
-        logits = continue_rows(net.model, body, words.to(device), positions.to(device),
-                               cache.prompts, cache.prompt[by_slot], cache.cache)  # fmt: skip
-        found = net.log_probs(logits)[cache.slot]
-        return replace(self, cache=cache, lengths=lengths, log_probs=found)
-
-    @classmethod
-    def _after(
-        cls,
-        network: LanguageModel,
-        cache: SlotCache,
-        mask: Tensor | None,
-        lengths: Ids,
-        tokens: Tensor,
-        positions: Tensor | None,
-        edit: Mapping[str, Edit] | None = None,
-    ) -> "_Group":
-        device = input_device(network.model)
-        seen, at = (None if x is None else x.to(device) for x in (mask, positions))
-        logits, _ = answer(network.model, tokens.to(device), "last", network.reading, edit=edit,
-                           mask=seen, positions=at, cache=cache.cache, keep_cache=True)  # fmt: skip
-        found = network.log_probs(logits[:, -1])[cache.slot]
-        return cls(network, cache, mask, lengths, found)

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechprobe.models import Model, describe
-from mechprobe.models.protocol import Edit, model_name
-from mechprobe.provenance import Stopwatch
+from mechprobe.models import Cursor, Model, alone, opened, stream_name
+from mechprobe.models.protocol import Edit
+from mechprobe.provenance import Call
 from mechprobe.results.world_layers import StatePatching
 from mechprobe.worlds.acceptance import Acceptance, Epsilon
 from mechprobe.worlds.network import Edits, LanguageModel, NetworkCursor
@@ -26,13 +26,14 @@ from mechprobe.worlds.patch_trials import CONDITIONS, Strings, Trials, draw_tria
 from mechprobe.worlds.protocol import Ids, Mask, World
 from mechprobe.worlds.recall import followed
 from mechprobe.worlds.request import as_network, checked
-from mechprobe.worlds.residual import answer, chosen_layers, hook_name
+from mechprobe.worlds.residual import chosen_layers
 from mechprobe.worlds.scores import batches_of
 
 Extent = Literal["position", "tail"]
 Stream = Float[Tensor, "row word d_model"]
 
 
+@alone
 def patch_states(
     model: LanguageModel | Model,
     world: World,
@@ -105,7 +106,7 @@ def patch_states(
         Alignments Between Interpretable Causal Variables and Distributed Neural Representations
         (2023), https://arxiv.org/abs/2303.02536 (interchange interventions).
     """
-    watch = Stopwatch()
+    call = Call("patch_states", locals())
     request = checked(world, n, 1, k, acceptance, "corrected", max_tokens, seed)
     net = as_network(model, world)
     chosen = chosen_layers(net.name, int(net.model.cfg.n_layers), layers)
@@ -125,14 +126,9 @@ def patch_states(
                 cells, extent, flips, bar
             )
     data = patching_dataset(world, request, trials, flips, chosen, places, extent)
-    asked: dict[str, object] = {
-        "world": world.name, "n": n, "layers": chosen, "positions": places, "extent": extent,
-        "k": k, "acceptance": acceptance.label, "seed": seed, "max_tokens": request.max_tokens,
-        "batch_size": batch_size,
-    }  # fmt: skip
     read = [trials.pairs.prefixes1.tolist(), *(p.tolist() for p in trials.donors.values())]
-    record = watch.record("patch_states", asked, describe(net.model) | {"name": net.name},
-                          [world.digest(), read], seed=seed)  # fmt: skip
+    record = call.record(net.describe(), [world.digest(), read], seed=seed,
+                         **request.recorded(world), layers=chosen, positions=places)  # fmt: skip
     return StatePatching(data, record)
 
 
@@ -229,7 +225,7 @@ def read_streams(
 
     def edits(rows: Ids) -> dict[str, Edit]:
         order.append(rows)
-        return {hook_name(layer): keeping(out) for layer, out in parts.items()}
+        return {stream_name(layer): keeping(out) for layer, out in parts.items()}
 
     cursor = NetworkCursor(net, prefixes, edits)
     back = torch.as_tensor(np.argsort(np.concatenate(order)))
@@ -256,7 +252,7 @@ def patched(layer: int, position: int, extent: Extent, stream: Stream) -> Edits:
             out[:, span] = new[:, span].to(out)
             return out
 
-        return {hook_name(layer): change}
+        return {stream_name(layer): change}
 
     return edits
 
@@ -289,16 +285,17 @@ def _require_cache(net: LanguageModel) -> None:
 
 def _require_heeded(net: LanguageModel, layers: Sequence[int]) -> None:
     """Refuse a model that does not go on with what is put into it, on a few words."""
+    session = opened(net.model)
     ids = net.rectangle(np.arange(min(len(net.ids), net.longest, 4))[None])
     for layer in layers:
-        hook = hook_name(layer)
+        hook = stream_name(layer)
         own, other = (
-            answer(net.model, ids, "last", None, edit={hook: change})[0]
+            Cursor(session).read(ids, edit={hook: change}, keep=False)
             for change in (torch.clone, torch.zeros_like)
         )
-        if torch.equal(own, other):
+        if own is not None and other is not None and torch.equal(own, other):
             msg = (
-                f"changing {hook} changes nothing in {model_name(net.model)}: what its hook "
+                f"changing {hook} changes nothing in {session.name}: what its hook "
                 "returns is not what the model goes on with."
             )
             raise NotImplementedError(msg)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from torch import Tensor
 
 from mechprobe.worlds.acceptance import Acceptance
 from mechprobe.worlds.oracles import OracleCursor
@@ -96,7 +97,7 @@ class CallablePredictor:
         return RereadCursor(self._read_last, prefixes, len(self.world.tokens))
 
     def _read_last(self, ids: Ids) -> LogProbs:
-        found = np.asarray(self.fn(ids.copy()), dtype=np.float32)
+        found = as_array(self.fn(ids.copy()))
         shape = (len(ids), len(self.world.tokens))
         if found.shape != shape:
             msg = (
@@ -106,6 +107,13 @@ class CallablePredictor:
             raise ValueError(msg)
         require_log_probs(found, self.name)
         return found
+
+
+def as_array(found: Any) -> LogProbs:
+    """Return what a function gave as float32: an array, a list, or a tensor wherever it lies."""
+    if isinstance(found, Tensor):
+        found = found.detach().float().cpu().numpy()
+    return np.asarray(found, dtype=np.float32)
 
 
 def callable_model(

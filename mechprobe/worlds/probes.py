@@ -12,14 +12,14 @@ from jaxtyping import Bool, Float, Int
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from mechprobe.models import describe, run
+from mechprobe.models import alone, opened, run, stream_name
 from mechprobe.models.protocol import Sink
-from mechprobe.provenance import Stopwatch, digest_json
+from mechprobe.provenance import Call, digest_json
 from mechprobe.results.world_probes import Read, StateProbes, probes_of
 from mechprobe.worlds.loaded import language_model
 from mechprobe.worlds.network import LanguageModel
 from mechprobe.worlds.protocol import PAD, Ids, World
-from mechprobe.worlds.residual import chosen_layers, hook_name
+from mechprobe.worlds.residual import chosen_layers
 from mechprobe.worlds.sequences import pad
 
 _ROWS_AT_ONCE = 64
@@ -45,6 +45,7 @@ class Places:
     control: Int[np.ndarray, "place part"]
 
 
+@alone
 def probe_states(
     model: LanguageModel | Any,
     world: World,
@@ -101,7 +102,7 @@ def probe_states(
         Hewitt & Liang, Designing and Interpreting Probes with Control Tasks (2019),
         https://arxiv.org/abs/1909.03368; Vafa et al. (2024), https://arxiv.org/abs/2406.03689.
     """
-    clock = Stopwatch()
+    call = Call("probe_states", locals())
     net = model if isinstance(model, LanguageModel) else language_model(model, world)
     chosen = chosen_layers(net.name, int(net.model.cfg.n_layers), layers)
     rng = np.random.default_rng(seed)
@@ -118,14 +119,11 @@ def probe_states(
             reads.append(
                 Read(*(_right(x, y, held_out, strength, bar) for y in (found.label, found.control)))
             )
-    arguments = {
-        "label": name, "layers": chosen, "test": test, "places": places,
-        "control_words": control_words, "strength": strength, "seed": seed,
-    }  # fmt: skip
     data = {"world": world.digest(), "sequences": digest_json([s.tolist() for s in sequences])}
-    provenance = clock.record(
-        "probe_states", arguments, describe(net.model) | {"name": net.name}, data, seed=seed
-    )
+    provenance = call.record(
+        net.describe(), data, seed=seed, world=world.name, label=name, layers=chosen,
+        sequences=len(sequences),
+    )  # fmt: skip
     majority = _majority(found.label, held_out)
     return probes_of(reads, chosen, found.row[held_out], majority, provenance,
                      n_train=int((~held_out).sum()))  # fmt: skip
@@ -223,9 +221,9 @@ def _features(
         row = torch.from_numpy(place[places.row[at]])
         column = torch.from_numpy(places.column[at] + int(net.start_id is not None))
         sinks = {
-            hook_name(n): _keeper(x, at, row, column) for n, x in zip(layers, out, strict=True)
+            stream_name(n): _keeper(x, at, row, column) for n, x in zip(layers, out, strict=True)
         }
-        run(net.model, rectangle, sinks)
+        run(opened(net.model), rectangle, sinks)
     return out
 
 

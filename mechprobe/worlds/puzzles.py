@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from mechprobe.provenance import Json, Stopwatch
+from mechprobe.models import Cursor, alone, chat_prompt, describe, opened, token_ids
+from mechprobe.provenance import Call, Json
 from mechprobe.results.world_puzzles import Asked, SeatingPuzzles, puzzles_of
 from mechprobe.worlds.protocol import Ids
 from mechprobe.worlds.seating import PEOPLE, Seating
@@ -49,6 +51,7 @@ class Question:
         )
 
 
+@alone
 def seating_puzzles(
     judge: Judge,
     world: Seating | None = None,
@@ -93,7 +96,7 @@ def seating_puzzles(
     References:
         Vafa et al. (2024), https://arxiv.org/abs/2406.03689, section 4 and appendix E.
     """
-    clock = Stopwatch()
+    call = Call("seating_puzzles", locals())
     for what, value in (("puzzles", puzzles), ("trials", trials), ("suffixes", suffixes)):
         if value < 1:
             msg = f"{what} must be at least 1; got {value}."
@@ -109,15 +112,46 @@ def seating_puzzles(
         raise ValueError(msg)
     rate = float(np.mean(asked.answers))
     simulated = _ask_all(erring_answers(rate, seed), seats, (0, _SIMULATED, suffixes), seed + 1)
-    arguments = {"puzzles": puzzles, "trials": trials, "suffixes": suffixes, "seed": seed}
     data: dict[str, Json] = {"world": seats.digest()}
-    provenance = clock.record(
-        "seating_puzzles", arguments, {"name": called, "world": seats.name}, data, seed=seed
-    )
+    about: dict[str, Json] = getattr(judge, "about", dict)()
+    provenance = call.record(
+        {**about, "name": called, "world": seats.name}, data, seed=seed, world=seats.name,
+        name=called,
+    )  # fmt: skip
     return puzzles_of({called: asked, "errs at random": simulated}, provenance)
 
 
-def chat_judge(model: Any, *, max_new_tokens: int = 300) -> Judge:
+@dataclass(frozen=True, slots=True)
+class ChatJudge:
+    """A chat model as a judge; see ``chat_judge``.
+
+    Attributes:
+        model: The TransformerLens model.
+        max_new_tokens: Most tokens of an answer.
+    """
+
+    model: Any
+    max_new_tokens: int
+
+    @alone
+    def about(self) -> dict[str, Json]:
+        """Return what a record says of the model."""
+        return describe(opened(self.model))
+
+    @alone
+    def __call__(self, prompt: str) -> str:
+        """Return the whole answer to a prompt."""
+        session = opened(self.model)
+        ids = token_ids(session.model, chat_prompt(session.model, prompt))
+        tokenizer = session.tokenizer
+        said = Cursor(session).greedy(
+            torch.tensor(ids, device=session.device), self.max_new_tokens, {tokenizer.eos_token_id}
+        )
+        text: str = tokenizer.decode(list(said), skip_special_tokens=True)
+        return text
+
+
+def chat_judge(model: Any, *, max_new_tokens: int = 300) -> ChatJudge:
     """Return a TransformerLens chat model as a judge: its likeliest words, in its own template.
 
     Args:
@@ -133,28 +167,7 @@ def chat_judge(model: Any, *, max_new_tokens: int = 300) -> Judge:
     if max_new_tokens < 1:
         msg = f"max_new_tokens must be at least 1; got {max_new_tokens}."
         raise ValueError(msg)
-    import torch
-
-    from mechprobe.models import chat_prompt, run, token_ids, tokenizer_of
-    from mechprobe.models.protocol import input_device
-
-    def judge(prompt: str) -> str:
-        ids = torch.tensor(token_ids(model, chat_prompt(model, prompt)), device=input_device(model))
-        tokenizer = tokenizer_of(model)
-        said: list[int] = []
-        cache: Any = None
-        for _ in range(max_new_tokens):
-            done = run(model, ids.reshape(1, -1), {}, logits="last", cache=cache, keep_cache=True)
-            if done.logits is None:  # pragma: no cover
-                raise AssertionError
-            said.append(int(done.logits[0, -1].argmax()))
-            if said[-1] == tokenizer.eos_token_id:
-                break
-            cache, ids = done.cache, torch.tensor([said[-1]], device=ids.device)
-        text: str = tokenizer.decode(said, skip_special_tokens=True)
-        return text
-
-    return judge
+    return ChatJudge(model, max_new_tokens)
 
 
 def erring_answers(accuracy: float, seed: int = 0) -> Callable[[Question], Answer]:

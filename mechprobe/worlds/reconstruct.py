@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm.auto import tqdm
 
-from mechprobe.provenance import Stopwatch, digest_json
+from mechprobe.provenance import Call, digest_json
 from mechprobe.results.world_map import MapReconstruction, reconstruction_of
 from mechprobe.worlds.protocol import PAD, Ids, Mask
 from mechprobe.worlds.reconstruct_layout import Measure, layout, near_nodes
@@ -73,7 +73,7 @@ def reconstruct_map(
     References:
         Vafa et al. (2024), https://arxiv.org/abs/2406.03689, section 3 and appendix G.
     """
-    clock = Stopwatch()
+    call = Call("reconstruct_map", locals())
     if degree < 1 or radius <= 0:
         msg = f"degree must be at least 1 and radius above 0; got degree={degree}, radius={radius}."
         raise ValueError(msg)
@@ -85,13 +85,9 @@ def reconstruct_map(
         order = np.random.default_rng(seed).permutation(len(walks)).tolist()
     for i in tqdm(order, desc="map", unit="walk", disable=not progress, leave=False):
         reasons[i] = drawing.lay(walks[i], keep_failed=keep_failed)
-    arguments = {
-        "degree": degree, "radius": radius, "measure": measure, "keep_failed": keep_failed,
-        "seed": seed, "name": name, "n_walks": len(walks),
-    }  # fmt: skip
     data = {"world": world.digest(), "walks": digest_json([w.tolist() for w in walks])}
-    provenance = clock.record(
-        "reconstruct_map", arguments, {"name": name, "world": world.name}, data, seed=seed
+    provenance = call.record(
+        {"name": name, "world": world.name}, data, seed=seed, world=world.name, n_walks=len(walks)
     )
     places, source = layout(world)
     return reconstruction_of(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mechprobe.models import Model
-from mechprobe.provenance import digest_json
+from mechprobe.provenance import Json, digest_json
 from mechprobe.worlds.acceptance import Acceptance, Epsilon
 from mechprobe.worlds.loaded import language_model
 from mechprobe.worlds.network import LanguageModel
@@ -64,6 +64,11 @@ class Request:
         return Sampling(
             self.acceptance, samples, self.k, self.max_tokens, self.published, self.seed
         )
+
+    def recorded(self, world: World) -> dict[str, object]:
+        """Return what a record says of the settings that do not say so themselves."""
+        return {"world": world.name, "acceptance": self.acceptance.label,
+                "max_tokens": self.max_tokens}  # fmt: skip
 
     def rng(self, stage: int) -> np.random.Generator:
         """Return a generator for one stage of the run."""
@@ -154,6 +159,13 @@ def as_network(model: object, world: World) -> LanguageModel:
         msg = f"{net.name} is read at a layer already; pass the model that it is a layer of."
         raise ValueError(msg)
     return net
+
+
+def about(predictor: Predictor) -> dict[str, Json]:
+    """Return what a record says of a predictor: all of a model, the name of anything else."""
+    if isinstance(predictor, LanguageModel):
+        return predictor.describe()
+    return {"name": predictor.name, "class": type(predictor).__qualname__}
 
 
 def require_room(predictor: Predictor, request: Request) -> None:

@@ -6,15 +6,11 @@ A layer is read as the logit lens reads it, through the model's own final norm a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from mechprobe.models import Model, Unembedding, model_name, run, unembedding
-
-EMBEDDING = -1
+from mechprobe.models import EMBEDDING, Session, last_stream, run
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,18 +19,11 @@ class LayerReading:
 
     Attributes:
         layer: -1 for the embedding, l for the residual stream after block l.
-        path: The model's final norm and unembedding.
         of: Name of the model that is read.
     """
 
     layer: int
-    path: Unembedding
     of: str
-
-
-def hook_name(layer: int) -> str:
-    """Return the activation that a layer is: -1 the embedding, l the stream after block l."""
-    return "blocks.0.hook_resid_pre" if layer == EMBEDDING else f"blocks.{layer}.hook_resid_post"
 
 
 def chosen_layers(name: str, n_layers: int, layers: Sequence[int] | None) -> list[int]:
@@ -55,12 +44,12 @@ def chosen_layers(name: str, n_layers: int, layers: Sequence[int] | None) -> lis
 
 
 def layer_reading(
-    model: Model, name: str, layer: int, tokens: Int[Tensor, "batch pos"]
+    session: Session, name: str, layer: int, tokens: Int[Tensor, "batch pos"]
 ) -> LayerReading:
     """Return how to read a layer, after a check on the model itself.
 
     Args:
-        model: Read where it is asked to be.
+        session: The model.
         name: What messages call it.
         layer: -1 for the embedding, l for the residual stream after block l.
         tokens: A few ids to check on that the last layer, so read, is the model's own answer.
@@ -69,50 +58,23 @@ def layer_reading(
         ValueError: No such layer, or norm and unembedding are not all that makes the answer.
         NotImplementedError: The unembedding cannot be read, or the model has no such activation.
     """
-    n_layers = int(model.cfg.n_layers)
-    chosen_layers(name, n_layers, [layer])
-    path = unembedding(model)
-    last: list[Tensor] = []
-    done = run(model, tokens, {hook_name(n_layers - 1): last.append}, logits="all")
-    if done.logits is not None and last:
-        path.require_identity(last[0].flatten(0, 1), done.logits.flatten(0, 1), name)
-    return LayerReading(layer, path, name)
+    chosen_layers(name, session.n_layers, [layer])
+    require_identity(session, name, tokens)
+    return LayerReading(layer, name)
 
 
-def answer(
-    model: Model,
-    tokens: Int[Tensor, "batch pos"],
-    logits: Literal["last", "all"],
-    reading: LayerReading | None,
-    **options: Any,
-) -> tuple[Float[Tensor, "batch read d_vocab"], Any]:
-    """Run a model and return its logits, at its end or at a layer, and its cache.
+def require_identity(session: Session, name: str, tokens: Int[Tensor, "batch pos"]) -> None:
+    """Refuse a model whose last layer, so read, is not the model's own answer.
 
     Args:
-        model: A TransformerLens model.
-        tokens: Ids.
-        logits: At the last column or at all.
-        reading: The layer; None for the model's own answer.
-        options: Passed on to ``models.run``.
+        session: The model.
+        name: What messages call it.
+        tokens: A few ids to check on.
 
     Raises:
-        NotImplementedError: The model never gives that activation, or no logits.
+        ValueError: Norm and unembedding are not all that makes the answer.
     """
-    found: list[Tensor] = []
-
-    def read(resid: Tensor) -> None:
-        # Within the pass, before later blocks could write to it.
-        rows = resid if logits == "all" else resid[:, -1:]
-        if reading is not None:
-            found.append(reading.path.logits(rows.flatten(0, 1)).unflatten(0, rows.shape[:2]))
-
-    if reading is None:
-        done = run(model, tokens, {}, logits=logits, **options)
-        found += [] if done.logits is None else [done.logits]
-    else:
-        done = run(model, tokens, {hook_name(reading.layer): read}, **options)
-    if not found:
-        what = "logits" if reading is None else hook_name(reading.layer)
-        msg = f"{model_name(model)} never gives {what}; there is nothing to read."
-        raise NotImplementedError(msg)
-    return torch.cat(found), done.cache
+    last: list[Tensor] = []
+    done = run(session, tokens, {last_stream(session.model): last.append}, logits="all")
+    if done.logits is not None and last:
+        session.unembedding.require_identity(last[0].flatten(0, 1), done.logits.flatten(0, 1), name)

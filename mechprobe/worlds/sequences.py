@@ -76,7 +76,7 @@ def read_sequences(
     Example:
         >>> read_sequences("walks.txt.gz", world)  # doctest: +SKIP
     """
-    where = Path(path)
+    where = Path(path).expanduser()
     lines = [(i, line.split()) for i, line in enumerate(_text(where).split("\n"), start=1)]
     lines = [(i, words) for i, words in lines if words]
     if not lines:

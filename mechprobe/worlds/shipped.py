@@ -184,7 +184,7 @@ def make_shipped(
         _require_name(name)
         lesson = _LESSONS[name]
         train, held_out = shipped_sequences(name)
-        where = Path(folder) / name
+        where = Path(folder).expanduser() / name
         out[name] = train_sequence_model(
             shipped_world(), train, held_out=held_out, folder=where,
             n_layers=lesson.n_layers, d_model=lesson.d_model, n_heads=lesson.n_heads,

@@ -59,7 +59,7 @@ def read_edges(path: str | Path) -> list[Street]:
     Raises:
         ValueError: A column is missing, or a field empty: with the line.
     """
-    where = Path(path)
+    where = Path(path).expanduser()
     with where.open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
         missing = [c for c in COLUMNS if c not in (rows.fieldnames or ())]

@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from mechprobe.provenance import Json, Stopwatch, digest_json
+from mechprobe.models.ambient import steady
+from mechprobe.models.session import alone
+from mechprobe.provenance import Call, Json, digest_json
 from mechprobe.results.files import write_whole
 from mechprobe.results.world_training import SequenceTraining, training_of
 from mechprobe.stats import accuracy_interval
@@ -45,6 +47,7 @@ class Recipe:
     seed: int
 
 
+@alone
 def train_sequence_model(
     world: World,
     sequences: Sequence[Ids],
@@ -105,7 +108,7 @@ def train_sequence_model(
     References:
         Vafa et al. (2024), https://arxiv.org/abs/2406.03689, appendix B (larger, on eight GPUs).
     """
-    clock = Stopwatch()
+    call = Call("train_sequence_model", locals())
     recipe = Recipe(n_layers, d_model, n_heads, steps, batch_size, lr, weight_decay,
                     max(1, steps // 20), seed)  # fmt: skip
     _check_recipe(recipe, evaluate_every)
@@ -117,17 +120,19 @@ def train_sequence_model(
         ),
         "recipe": asdict(recipe),
     }
-    where = Path(folder)
+    where = Path(folder).expanduser()
     where.mkdir(parents=True, exist_ok=True)
-    session = _Session(world, data, recipe, where / CHECKPOINT, facts)
-    if resume:
-        session.restore()
-    session.run(evaluate_every, progress=progress)
+    # Notebooks of interpretability switch gradients off for good.
+    with steady(grad=True):
+        session = _Session(world, data, recipe, where / CHECKPOINT, facts)
+        if resume:
+            session.restore()
+        session.run(evaluate_every, progress=progress)
     _save(session.model, world, where)
-    arguments = asdict(recipe) | {"folder": where.name, "evaluate_every": evaluate_every}
-    provenance = clock.record(
-        "train_sequence_model", arguments, {"name": where.name, "world": world.name}, facts,
-        seed=seed,
+    provenance = call.record(
+        {"name": where.name, "world": world.name}, facts, seed=seed, world=world.name,
+        folder=where.name, sequences=len(sequences),
+        held_out=held_out if isinstance(held_out, float) else len(held_out), warmup=recipe.warmup,
     )  # fmt: skip
     return training_of(session.losses, session.evaluations, provenance)
 
