@@ -91,8 +91,8 @@ def lens(**options: Any) -> Callable[[Any], Any]:
     def run(model: Any) -> Any:
         import mechprobe as mp
 
-        asked = {"prompts": [IDS], "positions": None, "top_k": 3, **QUIET, **options}
-        return mp.logit_lens(model, **asked)
+        asked: dict[str, Any] = {"prompts": [IDS], "positions": None, "top_k": 3} | options
+        return mp.logit_lens(model, **asked, **QUIET)
 
     return run
 
@@ -194,7 +194,7 @@ def _by_layer(model: Any) -> Any:
 def _patch(model: Any) -> Any:
     import mechprobe as mp
 
-    asked = {**_measure(), "n": 16}
+    asked: dict[str, Any] = {**_measure(), "n": 16}
     return mp.patch_states(net(model), brackets(), layers=[0], positions=[-1], **asked)
 
 

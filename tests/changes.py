@@ -7,7 +7,6 @@ adapters, configuration) is in ``changes_around``.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ class Parts:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.hf = model.original_model if hasattr(type(model), "original_model") else None
+        self.hf: Any = model.original_model if hasattr(type(model), "original_model") else None
         self.kept: dict[str, Any] = {}
 
     @property
@@ -275,12 +274,9 @@ def mlp_becomes(make: Callable[[Any], nn.Module]) -> Callable[[Parts], Undo]:
 
 
 def _swap_layers(parts: Parts) -> Undo:
-    def swap() -> None:
-        layers = parts.layers
-        layers[0], layers[1] = layers[1], layers[0]
-
-    swap()
-    return swap
+    layers = parts.layers
+    layers[0], layers[1] = layers[1], layers[0]
+    return lambda: _swap_layers(parts)
 
 
 def _drop_layer(parts: Parts) -> Undo:
@@ -303,56 +299,6 @@ def _other_class(parts: Parts) -> Undo:
         return 0.25 * own.forward(self, x)
 
     return put(mlp, "__class__", type("Quarter", (own,), {"forward": forward}))
-
-
-def _scaling(parts: Parts) -> Undo:
-    attention = parts.attention(0)
-    if parts.hf is None:
-        return put(attention, "attn_scale", attention.attn_scale * 8)
-    return put(attention, "scaling", attention.scaling * 0.1)
-
-
-def _epsilon(parts: Parts) -> Undo:
-    norm = inner(parts.norm)
-    return put(norm, "variance_epsilon" if hasattr(norm, "variance_epsilon") else "eps", 1e3)
-
-
-def _inner_epsilon(parts: Parts) -> Undo:
-    block = inner(parts.layers[0])
-    norm = next(inner(getattr(block, n)) for n in ("post_attention_layernorm", "ln_2", "ln2")
-                if hasattr(block, n))  # fmt: skip
-    return put(norm, "variance_epsilon" if hasattr(norm, "variance_epsilon") else "eps", 1e3)
-
-
-def kept_scaled(factor: Callable[[], Any], read: Callable[[Any], Any]) -> Any:
-    """Return a setup: an MLP times a number, kept where ``factor`` puts it."""
-
-    def setup(parts: Parts) -> None:
-        parts.kept["scaled"] = scaled = Scaled(parts.mlp(1), factor(), read)
-        parts.layers[1].mlp = scaled
-
-    return setup
-
-
-def rescale(write: Callable[[Any], Undo]) -> Callable[[Parts], Undo]:
-    return lambda parts: write(parts.kept["scaled"])
-
-
-def _set_item(key: Any) -> Callable[[Any], Undo]:
-    def write(scaled: Any) -> Undo:
-        scaled.factor[key] = -2.0
-        return lambda: scaled.factor.__setitem__(key, 0.5)
-
-    return write
-
-
-def _fill(scaled: Any) -> Undo:
-    scaled.factor.data.fill_(-2.0)
-    return lambda: scaled.factor.data.fill_(0.5)
-
-
-def _kept(name: str, factor: Callable[[], Any], read: Any, write: Callable[[Any], Undo]) -> Change:
-    return Change(name, rescale(write), kept_scaled(factor, read), kinds=UNPACKED)
 
 
 WEIGHTS = (
@@ -383,24 +329,8 @@ MODULES = (
     Change("mlp_wrapped", mlp_becomes(lambda mlp: Scaled(mlp, 0.5))),
     Change("mlp_removed", mlp_becomes(lambda _: nn.Identity())),
     Change("mlp_without_weights", mlp_becomes(lambda _: Meek()), kinds=UNPACKED),
-    Change("layers_swapped", _swap_layers),
+    Change("layers_swapped", _swap_layers, refusal=r"layer|block|order"),
     Change("layer_dropped", _drop_layer, refusal=r"layer|block"),
     Change("activation_replaced", _activation),
     Change("class_reassigned", _other_class),
 )
-
-ATTRIBUTES = (
-    # A bridge of GPT-2 computes norms and attention itself: nothing may come of these there.
-    Change("attention_scaling", _scaling, moves=None),
-    Change("last_norm_epsilon", _epsilon, moves=None),
-    Change("inner_norm_epsilon", _inner_epsilon, moves=None),
-    _kept("plain_number", lambda: 0.5, float, lambda s: put(s, "factor", -2.0)),
-    _kept("list_in_place", lambda: [0.5], lambda f: f[0], _set_item(0)),
-    _kept("dict_in_place", lambda: {"by": 0.5}, lambda f: f["by"], _set_item("by")),
-    _kept("nested_in_place", lambda: SimpleNamespace(by=[0.5]), lambda f: f.by[0],
-          lambda s: _set_item(0)(SimpleNamespace(factor=s.factor.by))),
-    _kept("loose_tensor_by_data", lambda: torch.tensor([0.5]), lambda f: f, _fill),
-    _kept("object_attribute", lambda: SimpleNamespace(by=0.5), lambda f: f.by,
-          lambda s: put(s.factor, "by", -2.0)),
-    _kept("closure", lambda: None, lambda _: 0.5, lambda s: put(s, "read", lambda _: -2.0)),
-)  # fmt: skip

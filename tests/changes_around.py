@@ -6,18 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.changes import (
-    ATTRIBUTES,
-    BRIDGES,
-    MODULES,
-    UNPACKED,
-    WEIGHTS,
-    Change,
-    Parts,
-    Undo,
-    inner,
-    put,
-)
+from tests.changes import BRIDGES, MODULES, UNPACKED, WEIGHTS, Change, Parts, Undo, inner, put
+from tests.changes_inside import ADAPTERS, ATTRIBUTES
 
 
 def forward_of(find: Callable[[Parts], Any], after: Callable[[Any], Any]) -> Any:
@@ -37,18 +27,23 @@ def forward_of(find: Callable[[Parts], Any], after: Callable[[Any], Any]) -> Any
     return apply
 
 
+def _next(parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the arguments of a model with the ids that come next."""
+    n = int(parts.model.cfg.d_vocab)
+    if args:
+        return ((args[0] + 1) % n, *args[1:]), kwargs
+    return args, {**kwargs, "input_ids": (kwargs["input_ids"] + 1) % n}
+
+
 def _other_ids(find: Callable[[Parts], Any]) -> Any:
     """Return a change of a whole model's ``forward``: it reads the ids that come next."""
 
     def apply(parts: Parts) -> Undo:
         module = find(parts)
-        before, n = module.forward, int(parts.model.cfg.d_vocab)
+        before = module.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if args:
-                args = ((args[0] + 1) % n, *args[1:])
-            else:
-                kwargs["input_ids"] = (kwargs["input_ids"] + 1) % n
+            args, kwargs = _next(parts, args, kwargs)
             return before(*args, **kwargs)
 
         module.forward = forward
@@ -78,8 +73,10 @@ def hooked(find: Callable[[Parts], Any], factor: float = 0.5) -> Callable[[Parts
     """Return a change: a torch hook that scales what a module gives."""
 
     def apply(parts: Parts) -> Undo:
-        module = find(parts)
-        return module.register_forward_hook(lambda _m, _a, out: _first(out, factor)).remove
+        def hook(_: Any, __: Any, out: Any) -> Any:
+            return _first(out, factor)
+
+        return find(parts).register_forward_hook(hook).remove
 
     return apply
 
@@ -94,12 +91,8 @@ def _pre_hook(parts: Parts) -> Undo:
 
 
 def _root_pre_hook(parts: Parts) -> Undo:
-    n = int(parts.model.cfg.d_vocab)
-
     def change(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return ((args[0] + 1) % n, *args[1:]), kwargs
-        return args, {**kwargs, "input_ids": (kwargs["input_ids"] + 1) % n}
+        return _next(parts, args, kwargs)
 
     return parts.root.register_forward_pre_hook(change, with_kwargs=True).remove
 
@@ -149,8 +142,12 @@ def _hooks_context(parts: Parts) -> Undo:
 
 
 def _hook_closure_setup(parts: Parts) -> None:
-    parts.kept["by"] = by = [0.5]
-    parts.mlp(1).register_forward_hook(lambda _m, _a, out: _first(out, by[0]))
+    by = parts.kept["by"] = [0.5]
+
+    def hook(_: Any, __: Any, out: Any) -> Any:
+        return _first(out, by[0])
+
+    parts.mlp(1).register_forward_hook(hook)
 
 
 def _hook_closure(parts: Parts) -> Undo:
@@ -196,80 +193,6 @@ def _offload(parts: Parts) -> Undo:
 
 def config_is(name: str, value: Any) -> Callable[[Parts], Undo]:
     return lambda parts: put(parts.hf.config, name, value)
-
-
-def _adapt(parts: Parts) -> None:
-    from peft import LoraConfig, inject_adapter_in_model
-
-    torch.manual_seed(3)
-    config = LoraConfig(
-        r=2, lora_alpha=16, target_modules=r".*mlp.*down_proj.*_original_component",
-        init_lora_weights=False,
-    )  # fmt: skip
-    inject_adapter_in_model(config, parts.hf)
-    parts.hf.eval()
-
-
-def adapters(parts: Parts) -> list[Any]:
-    return [m for m in parts.hf.modules() if "lora_A" in m._modules]
-
-
-def _each_adapter(change: Callable[[Any], object]) -> Callable[[Parts], None]:
-    def apply(parts: Parts) -> None:
-        found = adapters(parts)
-        assert found
-        for layer in found:
-            change(layer)
-
-    return apply
-
-
-class Int8(nn.Module):
-    """A linear layer in eight bits, as quantising libraries make them."""
-
-    codes: Tensor
-
-    def __init__(self, linear: Any) -> None:
-        super().__init__()
-        weight = linear.weight.detach()
-        weight = weight if isinstance(linear, nn.Linear) else weight.T
-        self.step = float(weight.abs().max()) / 127
-        self.register_buffer("codes", (weight / self.step).round().to(torch.int8))
-        self.bias = linear.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.codes.to(x.dtype) * self.step, self.bias)
-
-
-def _quantise(parts: Parts) -> Undo:
-    mlp = inner(parts.mlp(1))
-    name = "down_proj" if hasattr(mlp, "down_proj") else "c_proj"
-    old = getattr(mlp, name)
-    parts.kept["int8"] = Int8(inner(old))
-    setattr(mlp, name, parts.kept["int8"])
-    return lambda: setattr(mlp, name, old)
-
-
-def _codes(parts: Parts) -> Undo:
-    codes = parts.kept["int8"].codes
-    codes.data.neg_()
-    return codes.data.neg_
-
-
-def _dynamic(parts: Parts) -> Undo:
-    import warnings
-
-    from torch.ao.nn.quantized import dynamic
-    from torch.ao.quantization import default_dynamic_qconfig
-
-    mlp = inner(parts.mlp(1))
-    old = mlp.down_proj
-    linear = inner(old)
-    linear.qconfig = default_dynamic_qconfig
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        mlp.down_proj = dynamic.Linear.from_float(linear)
-    return lambda: setattr(mlp, "down_proj", old)
 
 
 def _compatible(parts: Parts) -> None:
@@ -384,21 +307,6 @@ SETTINGS = (
            refusal=r"vocab|unembed"),
     Change("checkpointing", _checkpoint, kinds=BRIDGES, moves=False, told=False),
     Change("part_compiled", _compile_part, kinds=("llama",), moves=False, told=False),
-)  # fmt: skip
-
-ADAPTERS = (
-    Change("lora", _adapt, kinds=("llama",)),
-    Change("lora_scaling", _each_adapter(lambda a: a.scaling.update(default=-9.0)), _adapt,
-           kinds=("llama",)),
-    Change("lora_weight", _each_adapter(lambda a: a.lora_B["default"].weight.data.neg_()), _adapt,
-           kinds=("llama",)),
-    Change("lora_disabled", _each_adapter(lambda a: a.enable_adapters(False)), _adapt,
-           kinds=("llama",)),
-    Change("lora_merged", _each_adapter(lambda a: a.merge()), _adapt, kinds=("llama",),
-           moves=False, weights=True),
-    Change("int8_linear", _quantise, kinds=BRIDGES),
-    Change("int8_codes", _codes, _quantise, kinds=BRIDGES),
-    Change("dynamic_quantised", _dynamic, kinds=("llama",)),
 )  # fmt: skip
 
 CHANGES = (*WEIGHTS, *MODULES, *ATTRIBUTES, *FORWARDS, *HOOKS, *TYPES, *SETTINGS, *ADAPTERS)

@@ -80,8 +80,8 @@ def token(value: Any, depth: int = 4) -> Any:
         return [(str(k), token(v, depth - 1)) for k, v in value.items()]
     if depth and isinstance(value, Sequence):
         return [token(v, depth - 1) for v in value]
-    if depth and isinstance(value, set | frozenset):
-        return sorted(map(str, value))
+    if isinstance(value, set):
+        return sorted(str(v) for v in value)
     return (type(value).__qualname__, id(value))
 
 
@@ -90,6 +90,7 @@ def of_process() -> Inventory:
     import transformers
     from transformers.utils import logging
 
+    mkldnn: Any = torch.backends.mkldnn
     numpy_state: Any = np.random.get_state()  # noqa: NPY002
     return {
         "torch generator": torch.get_rng_state().tolist(),
@@ -104,8 +105,7 @@ def of_process() -> Inventory:
         "autocast": (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"),
                      torch.is_autocast_cache_enabled()),
         "matmul": torch.get_float32_matmul_precision(),
-        "mkldnn": (torch.backends.mkldnn.enabled, torch.backends.mkldnn.matmul.fp32_precision,
-                   torch.backends.mkldnn.conv.fp32_precision),
+        "mkldnn": (mkldnn.enabled, mkldnn.matmul.fp32_precision, mkldnn.conv.fp32_precision),
         "deterministic": (torch.are_deterministic_algorithms_enabled(),
                           torch.is_deterministic_algorithms_warn_only_enabled(),
                           torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests import inventory
-from tests.calls import CALLS, IDS, QUIET, Call, choice, differ, lens, logic, numbers
+from tests.calls import CALLS, IDS, QUIET, Call, choice, differ, lens, logic, numbers, own_logits
 from tests.calls import brackets as world_of_brackets
 from tests.tiny import save_tiny
 
@@ -127,17 +127,16 @@ def test_callables_of_any_type(kind: str) -> None:
 
 def test_autocast_is_told(model: Any) -> None:
     """Numbers that autocast moves come with a record that says so, if they come at all."""
-    right = lens()(model)
-    own = torch.tensor([IDS])
+    right, plain = lens()(model), own_logits(model.original_model, IDS)
     try:
         with torch.autocast("cpu", torch.bfloat16):
+            moved = own_logits(model.original_model, IDS)
             found = lens()(model)
-            moved = model.original_model(own).logits.float()
     except (ValueError, NotImplementedError) as refusal:
         if "autocast" not in str(refusal):
             raise
         return
-    assert float((moved - model.original_model(own).logits).abs().max()) > 1e-3
+    assert float((moved - plain).abs().max()) > 1e-3
     gap = np.abs(found.data["entropy"].values - right.data["entropy"].values)
     if float(np.nanmax(gap)) > 1e-5:
         assert found.provenance.without_time() != right.provenance.without_time()
@@ -175,6 +174,7 @@ def test_records_hold_every_argument(model: Any) -> None:
         asked = {n for n, p in inspect.signature(function).parameters.items()
                  if p.kind is not p.VAR_KEYWORD}  # fmt: skip
         known = set(result.provenance.arguments)
+        known |= {"seed"} if result.provenance.seed is not None else set()
         if lacks := sorted((asked | given) - _BY_DIGEST - known):
             missing[function.__qualname__] = lacks
     assert missing == {}

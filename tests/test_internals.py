@@ -292,7 +292,11 @@ def test_what_is_not_of_a_library() -> None:
     assert not of_library(Own)
     assert not of_library(Own(2, 2).forward)
     assert not of_library(partial(weight))
-    assert not of_library(lambda x: x)
+    assert not of_library(test_what_is_not_of_a_library)
+
+
+def handed_on(activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+    return activation
 
 
 def hooks_of(model: Any) -> list[Any]:
@@ -360,19 +364,20 @@ def test_a_pass_writes_nothing_but_notes(tmp_path: Path, name: str) -> None:
     model.run_with_cache(IDS)
     model.original_model(IDS, output_hidden_states=True)
     model.generate(IDS[:1], max_new_tokens=2, verbose=False)
-    with model.hooks(fwd_hooks=[("blocks.0.hook_mlp_out", lambda t, hook: t)]):  # noqa: ARG005
+    with model.hooks(fwd_hooks=[("blocks.0.hook_mlp_out", handed_on)]):
         model(IDS[:1])
     assert fingerprint(model) == before
 
 
 def test_recipes(tmp_path: Path) -> None:
-    """Each is an attribute of a bridge; ``tokenizer`` is one of a ``HookedTransformer``."""
+    """Each is found in a bridge or its settings; ``tokenizer`` in a ``HookedTransformer``."""
     from mechprobe.models.internals import RECIPES, roots
 
     model = loaded(tmp_path, "llama")
     model.generate(IDS[:1], max_new_tokens=1, verbose=False)
     found = {key for root in roots(model) for module in root.modules() for key in vars(module)}
-    assert RECIPES - found == {"tokenizer"}
+    found |= {key for config in (model.cfg, model.original_model.config) for key in vars(config)}
+    assert RECIPES - found == {"tokenizer", "_commit_hash"}  # the latter in what a hub sent
     assert hasattr(model, "tokenizer")
 
 

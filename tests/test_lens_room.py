@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,6 @@ def _lens(model: Any, prompts: Any = None, **options: Any) -> Any:
 
 def _watch_readout(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Keep what every call of the kernel was given."""
-    from importlib import import_module
-
     from mechprobe.kernels import readout
 
     calls: list[dict[str, Any]] = []
@@ -104,12 +103,13 @@ def test_bad_values_are_refused_before_the_model_runs(
     error: type[Exception],
     message: str,
 ) -> None:
-    import mechprobe.lens.capture as capture
+    passes: Any = import_module("mechprobe.models.run")
 
     def ran(*_: Any, **__: Any) -> None:
         pytest.fail("the model ran")
 
-    monkeypatch.setattr(capture, "run", ran)
+    for way in ("_run_own", "_run_twin"):
+        monkeypatch.setattr(passes, way, ran)
     with pytest.raises(error, match=message):
         _lens(tiny_model, **change)
 

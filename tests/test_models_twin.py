@@ -43,6 +43,10 @@ def own_passes(monkeypatch: pytest.MonkeyPatch) -> OwnPasses:
     return OwnPasses(monkeypatch)
 
 
+def deaf(_: Tensor) -> None:
+    """Listen, and keep nothing."""
+
+
 def proofs(session: Any) -> dict[Any, dict[str, bool]]:
     """Return what was found of the twin, by kind of pass."""
     found = session._facts.items()
@@ -69,7 +73,7 @@ def off_by(session: Any, names: list[str]) -> float:
     plain: dict[str, Tensor] = {}
     hooked: dict[str, Tensor] = {}
     run(session, IDS, listen(plain, names))
-    run(session, IDS, {**listen(hooked, names), BETWEEN: lambda _: None})
+    run(session, IDS, {**listen(hooked, names), BETWEEN: deaf})
     return max(float((plain[n] - b).abs().max() / b.abs().max()) for n, b in hooked.items())
 
 
@@ -90,7 +94,7 @@ def test_it_gives_the_logits_of_the_bridge(
         assert list(proofs(session).values()) == [{"logits": True}]
         plain = logits_of(session)
         assert own_passes.since() == 0
-        hooked = logits_of(session, capture={BETWEEN: lambda _: None})
+        hooked = logits_of(session, capture={BETWEEN: deaf})
         assert own_passes.since() == 1
     assert torch.equal(first, hooked)
     assert (plain - hooked).abs().max() <= 1e-5 * hooked.abs().max()
@@ -111,7 +115,7 @@ def test_it_gives_the_residual_streams_of_the_bridge(
     names = ["blocks.0.hook_resid_pre", *(f"blocks.{layer}.hook_resid_post" for layer in layers)]
     with looking_at(model) as session:
         twin = twin_of(session, None)
-        run(session, IDS, {n: lambda _: None for n in names})
+        run(session, IDS, dict.fromkeys(names, deaf))
         assert own_passes.since() == 1
         assert off_by(session, names) <= 1e-5
         assert own_passes.since() == 1  # the second of the two
@@ -149,7 +153,7 @@ def test_a_long_pass_gives_what_written_scores_give(
         plain = logits_of(session, ids=ids, mask=mask)
         assert own_passes.since() == 0
         assert {kind.attention for kind in proofs(session) if kind.padded} >= {attention}
-        hooked = logits_of(session, ids=ids, mask=mask, capture={BETWEEN: lambda _: None})
+        hooked = logits_of(session, ids=ids, mask=mask, capture={BETWEEN: deaf})
     assert ((plain - hooked).abs().amax(-1) * mask).max() <= 1e-5 * hooked.abs().max()
 
 
@@ -162,7 +166,7 @@ def test_going_on_from_a_cache_is_reading_the_whole(
 
     model = tiny(name, sharpness=OWN)
     with looking_at(model) as session:
-        whole = logits_of(session, capture={BETWEEN: lambda _: None})
+        whole = logits_of(session, capture={BETWEEN: deaf})
         own_passes.since()
         for own in (1, 0):
             read = run(session, IDS[:, :4], {}, keep_cache=True)
@@ -183,7 +187,7 @@ def test_it_gives_queries_and_keys(
     model = tiny(name, sharpness=OWN)
     names = [f"blocks.{x}.attn.hook_{y}" for x in range(model.cfg.n_layers) for y in "qk"]
     with looking_at(model) as session:
-        run(session, IDS, {n: lambda _: None for n in names})
+        run(session, IDS, dict.fromkeys(names, deaf))
         own_passes.since()
         assert off_by(session, names) <= 1e-5
         assert own_passes.since() == 1
@@ -201,7 +205,7 @@ def test_packed_queries_and_keys_come_from_the_bridge(
         assert twin is not None
         assert name not in twin.places
         for _ in range(3):
-            run(session, IDS, {name: lambda _: None})
+            run(session, IDS, {name: deaf})
         assert own_passes.since() == 3
 
 

@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.compiler import compiler_or_skip
-from tests.test_models_twin import BETWEEN, IDS, OWN, OwnPasses, logits_of
+from tests.test_models_twin import BETWEEN, IDS, OWN, OwnPasses, deaf, logits_of
 from tests.tiny import save_tiny
 
 
@@ -31,6 +32,26 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+def spoilt(plain: Callable[..., Any], asked: dict[str, Any], wrong: str) -> Callable[..., Any]:
+    """Return a twin's pass that gives something wrong, in one kind of pass only."""
+
+    def off(sink: Callable[[Tensor], None], activation: Tensor) -> None:
+        sink(1.01 * activation)
+
+    def run(twin: Any, what: Any, capture: Any) -> Any:
+        shown = (len(what.ids), what.mask is None, what.positions is None, what.keep_cache)
+        if shown != (len(asked.get("ids", IDS)), "mask" not in asked, "positions" not in asked,
+                     "keep_cache" in asked):  # fmt: skip
+            return plain(twin, what, capture)
+        sinks = {n: partial(off, s) if n == wrong else s for n, s in capture.items()}
+        done = plain(twin, what, sinks)
+        if wrong == "logits" and done.logits is not None:
+            done.logits.mul_(1.01)
+        return done
+
+    return run
+
+
 @pytest.mark.parametrize("wrong", ["logits", "blocks.1.hook_resid_post"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_twin_is_trusted_only_where_it_gave_the_same(
@@ -41,29 +62,14 @@ def test_a_twin_is_trusted_only_where_it_gave_the_same(
     from mechprobe.models import looking_at, run
 
     module: Any = import_module("mechprobe.models.run")
-    plain, asked = module._run_twin, KINDS[kind]
-    model = tiny("qwen2", sharpness=OWN)
-
-    def spoilt(twin: Any, what: Any, capture: Any) -> Any:
-        shown = (len(what.ids), what.mask is None, what.positions is None, what.keep_cache)
-        if shown != (len(asked.get("ids", IDS)), "mask" not in asked, "positions" not in asked,
-                     "keep_cache" in asked):  # fmt: skip
-            return plain(twin, what, capture)
-        sinks = {n: (lambda t, s=s, n=n: s(1.01 * t if n == wrong else t))
-                 for n, s in capture.items()}  # fmt: skip
-        done = plain(twin, what, sinks)
-        if wrong == "logits" and done.logits is not None:
-            done.logits.mul_(1.01)
-        return done
-
-    monkeypatch.setattr(module, "_run_twin", spoilt)
-    with looking_at(model) as session:
+    monkeypatch.setattr(module, "_run_twin", spoilt(module._run_twin, KINDS[kind], wrong))
+    with looking_at(tiny("qwen2", sharpness=OWN)) as session:
         session._facts.clear()
-        for other, options in KINDS.items():
-            ids = options.get("ids", IDS)
-            options = {k: v for k, v in options.items() if k != "ids"}
+        for other, asked in KINDS.items():
+            ids = asked.get("ids", IDS)
+            options = {k: v for k, v in asked.items() if k != "ids"}
             heard: list[Tensor] = []
-            capture = {} if wrong == "logits" else {wrong: lambda t, h=heard: h.append(t.clone())}
+            capture = {} if wrong == "logits" else {wrong: keeper(heard)}
             for _ in range(3):
                 done = run(session, ids, capture, logits="all", **options)
             assert own_passes.since() == (3 if other == kind else 1), other
@@ -76,6 +82,13 @@ def test_a_twin_is_trusted_only_where_it_gave_the_same(
                 run(session, ids, {}, logits="all", **options)
                 assert own_passes.since() == 0
         session._facts.clear()
+
+
+def keeper(heard: list[Tensor]) -> Callable[[Tensor], None]:
+    def keep(activation: Tensor) -> None:
+        heard.append(activation.clone())
+
+    return keep
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, block: Any) -> list[int]:
@@ -102,14 +115,15 @@ def test_a_pass_that_only_listens_ends_when_all_is_heard(
 
     model = tiny("llama", sharpness=OWN)
     first, kept = "blocks.0.hook_resid_post", list[Tensor]()
-    capture: dict[str, Callable[[Tensor], None]] = {first: lambda t: kept.append(t.clone())}
+    capture = {first: keeper(kept)}
     if hooked:
-        capture[BETWEEN] = lambda t: kept.append(t.clone())
-    more = {**capture, "blocks.2.hook_resid_post": lambda _: None}
+        capture[BETWEEN] = keeper(kept)
+    more = {**capture, "blocks.2.hook_resid_post": deaf}
     with looking_at(model) as session:
         twin = twin_of(session, None)
         assert twin is not None
-        own = model.original_model.base_model.layers[-1].original_component
+        body: Any = model.original_model.base_model if hooked else twin.body.base_model
+        last = body.layers[-1].original_component if hooked else body.layers[-1]
         asked: tuple[tuple[Any, dict[str, Any]], ...] = (
             (capture, {}), (capture, {"keep_cache": True}), (capture, {"logits": "last"}),
             (more, {}),
@@ -118,7 +132,7 @@ def test_a_pass_that_only_listens_ends_when_all_is_heard(
             run(session, IDS, names, **options)
         n_first = len(kept)
         with monkeypatch.context() as patch:
-            calls = counted(patch, own if hooked else twin.body.base_model.layers[-1])
+            calls = counted(patch, last)
             n_calls: list[int] = []
             for names, options in asked:
                 done = run(session, IDS, names, **options)
@@ -150,7 +164,7 @@ def test_a_sink_that_raises_leaves_no_hook_behind(
     with looking_at(model) as session:
         session._facts.clear()
         for _ in range(n_before):
-            run(session, IDS, {name: lambda _: None})
+            run(session, IDS, {name: deaf})
         own_passes.since()
         with pytest.raises(KeyError, match="no"):
             run(session, IDS, {name: refuse})
@@ -160,7 +174,7 @@ def test_a_sink_that_raises_leaves_no_hook_behind(
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in twin.body.modules())
         assert not any(p._forward_hooks or p._forward_pre_hooks for p in hook_points(model))
         if not n_before:  # what was not compared is not trusted
-            run(session, IDS, {name: lambda _: None})
+            run(session, IDS, {name: deaf})
             assert own_passes.since() == 1
     with looking_at(model) as session:
         assert session.fingerprint == seen
@@ -203,7 +217,7 @@ def test_changed_weights_are_its_weights(tiny: Callable[..., Any], own_passes: O
     with looking_at(model) as session:
         plain = [logits_of(session) for _ in range(2)][1]
         assert own_passes.since() == 1
-        hooked = logits_of(session, capture={BETWEEN: lambda _: None})
+        hooked = logits_of(session, capture={BETWEEN: deaf})
     assert (before - hooked).abs().max() > 1e-3
     torch.testing.assert_close(plain, hooked, rtol=1e-9, atol=1e-9)
 
@@ -218,7 +232,7 @@ def test_processed_weights_are_not_the_weights_of_the_body(tmp_path: Path) -> No
     model.enable_compatibility_mode()
     with looking_at(model) as session:
         plain = [logits_of(session) for _ in range(3)]
-        hooked = logits_of(session, capture={BETWEEN: lambda _: None})
+        hooked = logits_of(session, capture={BETWEEN: deaf})
     with torch.no_grad():
         own = model(IDS, return_type="logits")
     for found in plain:
@@ -240,7 +254,7 @@ def test_a_model_that_was_used_can_go(tmp_path: Path, use: str) -> None:
     if use in ("hooked", "twin"):
         with looking_at(model) as session:
             for _ in range(2):
-                run(session, IDS, {BETWEEN: lambda _: None} if use == "hooked" else {})
+                run(session, IDS, {BETWEEN: deaf} if use == "hooked" else {})
         del session
     elif use == "generate_with_lens":
         mp.generate_with_lens(model, [1, 2], max_new_tokens=2, stop=None, progress=False)

@@ -100,7 +100,7 @@ class Reader:
         proved = self.session.fact(("read-out", self.path.mark), set[tuple[bool, ...]])
         kind = len(ids) > 1, ids.shape[1] > 1, mask is not None, behind is not None
         check = check and kind not in proved
-        own = (behind or Cursor(self.session)).read(
+        own = (Cursor(self.session) if behind is None else behind).read(
             ids, capture, mask=mask, logits="last" if check else "none", keep=behind is not None
         )
         if not last_column:

@@ -118,13 +118,12 @@ class Cursor:
         session, cache = opened(self._model), self._held()
         self._select(rows)
         ids = tokens.to(self._lengths.device)[:, None]
-        forks = isinstance(cache, ForkCache) and not capture and logits != "none"
-        forks = forks and self._forks(session, ids[:, 0])
+        heard = bool(capture) or logits == "none"
+        if isinstance(cache, ForkCache) and (heard or not self._forks(session, ids[:, 0])):
+            self._cache = cache = cache.in_order()
         self._lengths, self._width = self._lengths + 1, self._width + 1
         if isinstance(cache, ForkCache):
-            if forks:
-                return continue_rows(session, ids, self._lengths[:, None] - 1, cache)
-            self._cache = cache.in_order()
+            return continue_rows(session, ids, self._lengths[:, None] - 1, cache)
         return self._pass(session, ids, capture, logits)
 
     def fork(self, rows: Rows | None = None) -> "Cursor":

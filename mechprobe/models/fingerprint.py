@@ -10,7 +10,7 @@ from collections.abc import Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 from weakref import ProxyTypes, ref
 
@@ -94,6 +94,22 @@ def fingerprint(model: nn.Module) -> Fingerprint:
     )
 
 
+def told(part: Any) -> Any:
+    """Return a part of a fingerprint as JSON that is the same in every process."""
+    if isinstance(part, dict):
+        return {str(key): told(value) for key, value in part.items()}
+    if isinstance(part, list | tuple):  # pyrefly: ignore[implicit-any-type-argument]
+        return [told(value) for value in part]
+    if isinstance(part, FunctionType | type):
+        code = getattr(part, "__code__", None)
+        return f"{part.__module__}.{part.__qualname__}", told(code)
+    if isinstance(part, CodeType):
+        return part.co_code.hex(), [told(x) for x in part.co_consts], part.co_names
+    if isinstance(part, bytes):
+        return part.hex()
+    return repr(part) if type(part) in _PLAIN else type(part).__name__
+
+
 class _Walk:
     """One look at all modules, each object once."""
 
@@ -132,7 +148,7 @@ class _Walk:
             if isinstance(found, nn.Module):
                 self._look_at_module(found, name)
             else:
-                parts = [item for item in vars(found).items() if item[0] not in NOTES]
+                parts = [(k, v) for k, v in vars(found).items() if k not in _SKIPPED]
                 self.out.append((type(found), [(k, self._value(v, name)) for k, v in parts]))
 
     def _look_at_module(self, module: nn.Module, name: str) -> None:
@@ -275,7 +291,7 @@ class _Same:
 
 
 def digests(tensors: Iterable[Tensor]) -> list[tuple[Any, ...]]:
-    """Return dtype, shape, device and content of each tensor, in order."""
+    """Return dtype, shape, content and device of each tensor, in order."""
     every = [t.detach() for t in tensors]
     cut = [pieces(t) for t in every]
     flat = [p for some in cut for p in some]
@@ -285,7 +301,7 @@ def digests(tensors: Iterable[Tensor]) -> list[tuple[Any, ...]]:
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             found = iter(list(pool.map(_digest, flat)))
     return [
-        (t.dtype, tuple(t.shape), t.device, *[next(found) for _ in some])
+        (t.dtype, tuple(t.shape), [next(found) for _ in some], t.device)
         for t, some in zip(every, cut, strict=True)
     ]
 

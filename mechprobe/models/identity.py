@@ -1,15 +1,15 @@
 """Who a model is: name, revision, digests and settings, for provenance."""
 
-import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from torch import Tensor, nn
+from torch import nn
 
 from mechprobe.kernels.arithmetic import capabilities
-from mechprobe.models.fingerprint import Fingerprint, fingerprint, pieces
+from mechprobe.models.fingerprint import Fingerprint, fingerprint, told
 from mechprobe.models.internals import adapters, hugging_face
 from mechprobe.models.protocol import is_bridge
 from mechprobe.models.session import Session
@@ -71,6 +71,7 @@ def describe(session: Session) -> dict[str, Json]:
         "revision": source.revision if source and same_weights else "",
         "files_sha256": dict(source.files) if source and same_weights else {},
         "weights_sha256": "" if same_weights else _weights_digest(session),
+        "structure_sha256": session.fact("structure", lambda: digest_json(told(now.structure))),
         "note": note,
         "changed": [*changed],
         "hooks": sum(name.startswith("a hook") for name in now.foreign),
@@ -134,20 +135,8 @@ def _processing(model: Any) -> str:
 
 
 def _weights_digest(session: Session) -> str:
-    """Return the SHA-256 over names, shapes and bytes of all weights."""
-    model: Any = session.model
-
-    def find() -> str:
-        total = hashlib.sha256()
-        for name, tensor in sorted(model.state_dict().items()):
-            if isinstance(tensor, Tensor) and not tensor.is_meta:
-                total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-                for piece in pieces(tensor.detach().cpu()):
-                    raw: Any = piece.numpy()
-                    total.update(raw)
-        return total.hexdigest()
-
-    return session.fact("weights sha256", find)
+    """Return the SHA-256 over names, dtypes, shapes and contents of all weights."""
+    return digest_json({n: told(x[:-1]) for n, x in session.fingerprint.weights.items()})
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -158,10 +147,12 @@ def tokenizer_digest(tokenizer: Any) -> str:
     # Its vocabulary only ever grows; the other parts are small, and say what they are.
     now = (
         len(tokenizer), repr(backend.normalizer), repr(backend.pre_tokenizer),
-        repr(backend.post_processor), repr(backend.decoder), backend.padding, backend.truncation,
+        repr(backend.post_processor), repr(backend.decoder),
     )  # fmt: skip
     before, digest = _tokenizers.get(tokenizer, (None, ""))
     if before != now:
-        digest = hashlib.sha256(backend.to_str().encode()).hexdigest()
+        # How it padded and cut last is no part of it.
+        parts: dict[str, Json] = json.loads(backend.to_str())
+        digest = digest_json({**parts, "padding": None, "truncation": None})
         _tokenizers[tokenizer] = (now, digest)
     return digest

@@ -138,6 +138,8 @@ def _require_known(session: Session, names: Mapping[str, Any]) -> None:
 
 def _run(session: Session, what: Pass, capture: Mapping[str, Sink]) -> Run:
     """Run the twin where it is known to be right, and the model where it is not."""
+    if not is_bridge(session.model):
+        return _run_own(session, what, capture)
     attention = attention_for(session, what.ids.numel() * what.width * int(session.cfg.n_heads))
     for asked in dict.fromkeys((attention, None)):
         twin = twin_of(session, asked)

@@ -215,6 +215,7 @@ class NetworkCursor:
             the p-th word from the end of every prefix.
     """
 
+    @alone
     def __init__(self, network: LanguageModel, prefixes: Ids, edits: Edits | None = None) -> None:
         self._network = network
         lengths = (prefixes != PAD).sum(axis=1)
