@@ -336,8 +336,9 @@ def restored(
     return wrong
 
 
-def test_how_many_cells() -> None:
+def test_how_many_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every function with at least twenty changes, and so many cells in all."""
+    monkeypatch.delenv("MECHPROBE_CELLS", raising=False)
     tried = dict.fromkeys((call.function for call in CALLS if call.name != "puzzles"), 0)
     for kind, change in PAIRS:
         if kind != "hooked" or HAS_HOOKED:

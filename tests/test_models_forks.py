@@ -82,9 +82,9 @@ def test_not_while_somebody_listens(tiny: Callable[..., Any]) -> None:
 
 
 def test_an_attention_of_more_than_scores_is_refused() -> None:
-    from mechprobe.models.forks import PromptCache, _attention, _Forks, seated
+    from mechprobe.models.forks import PromptCache, _attention, seated
 
     x = torch.ones(1, 1, 1, 2)
-    forks = _Forks(PromptCache([x.mT], [x], None), seated(np.array([0]), 1, 1))
+    forks = PromptCache([x.mT], [x], None), seated(np.array([0]), 1, 1)
     with pytest.raises(NotImplementedError, match="forked rows knows nothing of softcap"):
         _attention(None, x, x, x, scaling=1.0, forks=forks, softcap=50.0)

@@ -184,9 +184,9 @@ def test_refused_types(trained: Any, streets: Any) -> None:
         patch_states(trained, streets, acceptance=cast("Any", 0.01), **QUIET)
 
 
-def deaf(*args: object, **kwargs: object) -> tuple[torch.Tensor, None]:
+def deaf(*args: object, **kwargs: object) -> torch.Tensor:
     del args, kwargs
-    return torch.zeros(1, 1, 3), None
+    return torch.zeros(1, 1, 3)
 
 
 def test_refused_models(
@@ -202,7 +202,7 @@ def test_refused_models(
     with pytest.raises(ValueError, match=r"predicts the words of .* and dyck .* was to be tested"):
         patch_states(trained, Dyck(1, 2), **QUIET)
     # Whatever is put into it, it answers the same.
-    monkeypatch.setattr(patching, "answer", deaf)
+    monkeypatch.setattr(patching.Cursor, "read", deaf)
     with pytest.raises(NotImplementedError, match=r"changing blocks\.1\.hook_resid_post changes"):
         patch_states(trained, streets, layers=[1], **QUIET)
 

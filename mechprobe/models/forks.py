@@ -124,14 +124,6 @@ class ForkCache(SlotCache):
         self.prompt = prompt
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Forks:
-    """What the attention of a step is told: the prompts, and where their rows sit."""
-
-    prompts: PromptCache
-    seats: Seats
-
-
 def seated(prompt: Int[np.ndarray, " row"], n_prompts: int, n_kv: int) -> Seats:
     """Seat rows next to the others of their prompt.
 
@@ -193,12 +185,12 @@ def continue_rows(
     row_of_slot = cache.row_of_slot()
     row = torch.as_tensor(row_of_slot, device=ids.device)
     prompts, prompt = cache.prompts, cache.prompt[row_of_slot]
-    forks = _Forks(prompts, seated(prompt, len(prompts), prompts.keys[0].shape[1]).to(ids.device))
+    seats = seated(prompt, len(prompts), prompts.keys[0].shape[1]).to(ids.device)
     # Told of no padding, transformers looks for it in the ids.
     mask = torch.ones_like(row)[:, None]
     with gemm_path(path):
         out = body(input_ids=ids[row], attention_mask=mask, position_ids=positions[row],
-                   past_key_values=cache, use_cache=True, forks=forks)  # fmt: skip
+                   past_key_values=cache, use_cache=True, forks=(prompts, seats))  # fmt: skip
     logits: Tensor = out.logits[:, -1:]
     return logits[torch.as_tensor(cache.slot)]
 
@@ -212,7 +204,7 @@ def _attention(
     scaling: float | None = None,
     dropout: float = 0.0,  # noqa: ARG001
     *,
-    forks: _Forks,
+    forks: tuple[PromptCache, Seats],
     **others: Any,
 ) -> tuple[Float[Tensor, "row 1 head d_value"], None]:
     """Compute what transformers asks of an attention, of rows that continue prompts."""
@@ -220,8 +212,8 @@ def _attention(
     if meant:
         msg = f"attention of forked rows knows nothing of {', '.join(sorted(meant))}."
         raise NotImplementedError(msg)
-    prompts, layer = forks.prompts, module.layer_idx
+    (prompts, seats), layer = forks, module.layer_idx
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     out = forked_attention(query[:, :, 0], prompts.keys[layer], prompts.values[layer], key, value,
-                           forks.seats, scale, prompts.bias)  # fmt: skip
+                           seats, scale, prompts.bias)  # fmt: skip
     return out[:, None], None

@@ -128,7 +128,14 @@ def twin_of(session: Session, attention: str | None) -> Twin | None:
         return None
     if getattr(session.cfg, "is_stateful", False):
         return None
-    return session.fact(("twin", attention), lambda: Twin(session.model, attention))
+    return session.fact(("twin", attention), lambda: _made(session.model, attention))
+
+
+def _made(model: Any, attention: str | None) -> Twin | None:
+    try:
+        return Twin(model, attention)
+    except RuntimeError:
+        return None  # torch lets no module be copied whose weights are computed (parametrize)
 
 
 def attention_for(session: Session, n_scores: int) -> str | None:

@@ -27,6 +27,9 @@ CACHE_BYTES = 256 * 2**20
 Edits = Callable[[Ids], Mapping[str, Edit]]
 """Rows of some prefixes, read together, to what is changed in reading them."""
 
+# What reads some rows on, which rows, and what is said behind them.
+_Part = tuple[Cursor, Ids, LogProbs]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LanguageModel:
@@ -220,19 +223,15 @@ class NetworkCursor:
         self._network = network
         lengths = (prefixes != PAD).sum(axis=1)
         order = np.argsort(lengths, kind="stable")
-        groups: list[Cursor] = []
-        rows: list[Ids] = []
-        found: list[LogProbs] = []
+        parts: list[_Part] = []
         while len(order):
             some = order[: self._size(lengths[order])]
             ids, mask = network.left_padded(prefixes[some], lengths[some])
             group = network.cursor()
             logits = group.read(ids, mask=mask, edit=edits(some) if edits else None)
-            groups.append(group)
-            rows.append(some)
-            found.append(network.log_probs(logits)[:, -1])
+            parts.append((group, some, network.log_probs(logits)[:, -1]))
             order = order[len(some) :]
-        self._place(groups, rows, found, len(prefixes))
+        self._place(parts, len(prefixes))
 
     @property
     def log_probs(self) -> LogProbs:
@@ -249,9 +248,7 @@ class NetworkCursor:
     def advance(self, rows: Ids, tokens: Ids) -> None:
         """Go on with some rows, each by one word: new row ``i`` is old row ``rows[i]``."""
         of_row, words = self._group[rows], self._network.ids[torch.as_tensor(tokens)]
-        groups: list[Cursor] = []
-        placed: list[Ids] = []
-        found: list[LogProbs] = []
+        parts: list[_Part] = []
         for g, old in enumerate(self._groups):
             chosen = np.flatnonzero(of_row == g)
             pieces = [chosen[i : i + ROWS_AT_ONCE] for i in range(0, len(chosen), ROWS_AT_ONCE)]
@@ -260,18 +257,16 @@ class NetworkCursor:
                 group = old
                 if piece is not pieces[-1]:
                     group, inner = old.fork(inner), np.arange(len(piece))
-                groups.append(group)
-                placed.append(piece)
                 logits = group.advance(inner, words[torch.as_tensor(piece)])
-                found.append(self._network.log_probs(logits)[:, -1])
-        self._place(groups, placed, found, len(rows))
+                parts.append((group, piece, self._network.log_probs(logits)[:, -1]))
+        self._place(parts, len(rows))
 
-    def _place(self, groups: list[Cursor], rows: list[Ids], found: list[LogProbs], n: int) -> None:
+    def _place(self, parts: list[_Part], n: int) -> None:
         """Note which rows each group holds, and put their answers in order."""
-        self._groups = groups
+        self._groups = [group for group, _, _ in parts]
         self._group, self._inner = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
         self._log_probs = np.zeros((n, len(self._network.ids)), dtype=np.float32)
-        for g, (some, log_probs) in enumerate(zip(rows, found, strict=True)):
+        for g, (_, some, log_probs) in enumerate(parts):
             self._group[some], self._inner[some] = g, np.arange(len(some))
             self._log_probs[some] = log_probs
 
