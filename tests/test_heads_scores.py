@@ -203,13 +203,14 @@ def test_scores_equal_the_cache(tiny: Callable[..., Any], name: str) -> None:
 
 @pytest.mark.parametrize(("share", "rotated"), [(0.25, 2), (0.5, 4)])  # of a head's 8 components
 def test_partial_rotary_is_ours(tmp_path: Path, share: float, rotated: int) -> None:
-    from mechprobe.models import attention_path
+    from mechprobe.models import attention_path, looking_at
     from tests import tiny
 
     parameters = {**tiny.config("gpt_neox").rope_parameters, "partial_rotary_factor": share}
     model = custom(tmp_path, "gpt_neox", rope_parameters=parameters)
     assert 2 * len(model.original_model.base_model.rotary_emb.inv_freq) == rotated
-    assert attention_path(model, "rotated").rotate is not None
+    with looking_at(model) as session:
+        assert attention_path(session, "rotated").rotate is not None
     reference = Reference(model)
     assert_equals_cache(model, "rotated", reference)
     theirs = reference.candidates(logic(3), "rotated")
@@ -218,12 +219,13 @@ def test_partial_rotary_is_ours(tmp_path: Path, share: float, rotated: int) -> N
 
 
 def test_the_soft_cap_of_gemma_moves_scores(tiny: Callable[..., Any]) -> None:
-    from mechprobe.models import attention_path
+    from mechprobe.models import attention_path, looking_at
 
     model = tiny("gemma2", tasks=True, sharpness=96.0)
     reference, task = Reference(model), choice(2)
     theirs = reference.candidates(logic(3), "rotated")
-    cap = attention_path(model, "rotated").soft_cap()
+    with looking_at(model) as session:
+        cap = attention_path(session, "rotated").soft_cap()
     assert cap is not None
     assert cap == 50.0
     before = cap * np.arctanh(theirs / cap)

@@ -110,7 +110,7 @@ def test_the_packaged_model_is_read_in_the_order_of_float64(smollm2: Any) -> Non
     ids = smollm2.to_tokens("The quick brown fox jumps over the lazy dog. " * 4)[:, :41]
     with looking_at(smollm2) as session:
         reader = lens_reader(session, None, "resid_post", "final", None)
-        rows, _ = reader.rows(ids[:, :-1], torch.arange(40)[None], check=True)
+        rows = reader.rows(ids[:, :-1], torch.arange(40)[None], check=True)
         rows, W_U = rows[:, 0], reader.path.W_U
     targets = ids[0, 1:, None]
     found, _ = screened_readout(rows, screen_of(W_U), reductions(), k=10, targets=targets)
