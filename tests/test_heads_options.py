@@ -110,16 +110,17 @@ def test_pride_equals_its_algorithm(
 def test_the_prior_is_the_mean_of_priors(task_model: Any) -> None:
     """Not of their logarithms."""
     from mechprobe.heads import options
+    from mechprobe.models import looking_at
 
     task, read = questions(20), noisy([2.0, 0.0, -1.0, 0.5])
 
     def log_probs(_: Any, some: Any) -> Answers:
         return np.array([[[x] for x in read(e)] for e in some])
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, looking_at(task_model) as session:
         patch.setattr(options, "_log_probs", log_probs)
         plain = np.array([read(e) for e in task])
-        log_prior, picked = options._pride(task_model, task, plain, 0, 0.25, 0, 0)
+        log_prior, picked = options._pride(session, task, plain, 0, 0.25, 0, 0)
     chosen = sorted(np.random.default_rng(0).permutation(20)[:5].tolist())
     _, prior = pride(task, read, chosen)
     np.testing.assert_allclose(np.exp(log_prior), prior, rtol=1e-12)

@@ -113,7 +113,7 @@ def test_saving_into_no_folder_is_an_error(lens: Any, tmp_path: Path) -> None:
 def test_provenance_says_what_made_it(lens: Any) -> None:
     record = lens.provenance
     assert record.function == "mechprobe.logit_lens"
-    assert record.arguments["targets"] == ["a"]
+    assert record.arguments["targets"] == {"a": int(lens.data["target_token"].values[0, 0, 0])}
     assert record.versions["torch"]
     assert len(record.data_digest) == 64
 
