@@ -47,6 +47,7 @@ class Cursor:
         self._mask: Int[Tensor, "row read"] | None = None
         self._lengths = torch.zeros(0, dtype=torch.int64, device=session.device)
         self._width = 0
+        self._forked_in: object = None
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -240,6 +241,8 @@ class Cursor:
     def _forks(self, session: Session, tokens: Int[Tensor, " row"]) -> bool:
         """Whether forked rows say what they say in the ordinary way, some of the call's first."""
         seen, padded = _seen(session), self._mask is not None
+        if seen[padded] is None and self._forked_in is _calls(session):
+            return True  # this one's rows were compared, when the model was the same
         if seen[padded] is None:
             some = np.linspace(0, len(self) - 1, min(len(self), _ROWS_COMPARED)).astype(np.int64)
             plain, forked, rows = self.fork(some), self.fork(some), np.arange(len(some))
@@ -250,7 +253,13 @@ class Cursor:
                 seen[padded] = all(near(*(x[:, 0] for x in p if x is not None)) for p in pairs)
             except FOREIGN:
                 seen[padded] = False
+        self._forked_in = _calls(session) if seen[padded] else None
         return bool(seen[padded])
+
+
+def _calls(session: Session) -> WeakKeyDictionary[Session, dict[bool, bool | None]]:
+    """Return what was seen in each call, for as long as nothing about the model changes."""
+    return session.fact("forks seen", WeakKeyDictionary[Session, dict[bool, bool | None]])
 
 
 def _seen(session: Session) -> dict[bool, bool | None]:
@@ -260,8 +269,7 @@ def _seen(session: Session) -> dict[bool, bool | None]:
     """
     if forking_body(session) is None:
         return {False: False, True: False}
-    calls = session.fact("forks seen", WeakKeyDictionary[Session, dict[bool, bool | None]])
-    return calls.setdefault(session, {False: None, True: None})
+    return _calls(session).setdefault(session, {False: None, True: None})
 
 
 def _read_out(session: Session, logits: Logits, found: list[Tensor], resid: Tensor) -> None:

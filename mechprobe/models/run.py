@@ -156,8 +156,9 @@ def _run(session: Session, what: Pass, capture: Mapping[str, Sink]) -> Run:
 
 def _kind(session: Session, what: Pass, attention: str | None) -> Kind:
     narrow = window(session.model)
+    padded = what.mask is not None and not bool(what.mask.all())
     return Kind(
-        attention, len(what.ids) > 1, what.mask is not None, what.positions is not None,
+        attention, len(what.ids) > 1, padded, what.positions is not None,
         what.cache is not None, what.keep_cache, narrow is not None and what.width > narrow,
     )  # fmt: skip
 
