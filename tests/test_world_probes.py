@@ -41,10 +41,12 @@ def probed(net: Any, world: Any, walks: Any, **options: Any) -> Any:
 
 
 def test_residuals_are_those_of_the_model(net: Any, world: Any, walks: Any) -> None:
+    from mechprobe.models import looking_at
     from mechprobe.worlds.probes import _features, _places
 
     _, places = _places(world, walks, "current", 300, None, np.random.default_rng(0))
-    found = _features(net, walks, places, [-1, 0, 1], progress=False)
+    with looking_at(net.model):
+        found = _features(net, walks, places, [-1, 0, 1], progress=False)
     for i in range(0, 300, 41):
         ids = net.ids[torch.from_numpy(walks[places.row[i]])][None]
         _, cache = net.model.run_with_cache(ids)

@@ -47,6 +47,7 @@ class Cursor:
         self._mask: Int[Tensor, "row read"] | None = None
         self._lengths = torch.zeros(0, dtype=torch.int64, device=session.device)
         self._width = 0
+        # The model's calls, as they were when these rows were seen to fork rightly.
         self._forked_in: object = None
 
     def __len__(self) -> int:
@@ -94,7 +95,7 @@ class Cursor:
         found = self._pass(session, ids, capture, logits, edit, keep=keep)
         wanted = self._many and self._layer is None and keep
         if wanted and _seen(session)[self._mask is not None] is not False:
-            self._cache = ForkCache.behind(self._cache, self._mask)
+            self._cache, self._forked_in = ForkCache.behind(self._cache, self._mask), None
         return found
 
     def advance(
