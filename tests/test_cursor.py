@@ -82,7 +82,7 @@ def test_every_row_as_if_alone(exact: Callable[[str], Any], name: str, *, many: 
             rows, said = rng.integers(0, len(texts), n), torch.as_tensor(rng.integers(3, 290, n))
             found = cursor.advance(rows, said)
             texts = [torch.cat([texts[row], t[None]]) for row, t in zip(rows, said, strict=True)]
-            assert len(cursor) == n
+            assert cursor.n_rows == n
             assert_near(found, whole(session, texts))
         more = ids_of(2, 3, seed=2)
         texts = [torch.cat(pair) for pair in zip(texts, more, strict=True)]

@@ -164,3 +164,48 @@ def test_recurrent_models_are_refused_by_name(tmp_path: Any) -> None:
     assert lens.data.sizes["layer"] == 3
     with pytest.raises(NotImplementedError, match="MambaForCausalLM is recurrent"):
         _generate(model, [1, 2])
+
+
+def test_ids_in_any_container(tiny_text_model: Any) -> None:
+    said = _generate(tiny_text_model, max_new_tokens=4).data["next_token"].values[0]
+    for ids in (
+        said.tolist(),
+        tuple(said),
+        said,
+        torch.from_numpy(said),
+        torch.from_numpy(said)[:1],
+    ):
+        forced = _generate(tiny_text_model, continuation=ids).data["next_token"].values[0]
+        np.testing.assert_array_equal(forced, said[: len(ids)])
+    end = said.tolist().index(said[1]) + 1
+    for stop in (said[1], said[1:2], torch.from_numpy(said)[1], [said[1], "never said"]):
+        assert _generate(tiny_text_model, max_new_tokens=4, stop=stop).data.sizes["pos"] == end
+    assert _generate(tiny_text_model, max_new_tokens=np.int64(2)).data.sizes["pos"] == 2
+
+
+def test_a_continuation_is_cut_into_tokens_behind_its_prompt(tiny_text_model: Any) -> None:
+    tokenizer = tiny_text_model.tokenizer
+    whole = tokenizer("the quick dog", add_special_tokens=False)["input_ids"]
+    prompt = tokenizer("the quick", add_special_tokens=False)["input_ids"]
+    for given in ("the quick", ["the quick"]):
+        forced = _generate(tiny_text_model, given, continuation=" dog").data["next_token"].values[0]
+        assert forced.tolist() == whole[len(prompt) :]
+    with pytest.raises(ValueError, match="begins inside the token"):
+        _generate(tiny_text_model, "the quick d", continuation="og")
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"continuation": [2.5]}, "continuation must be a text or token ids; found 2.5"),
+        ({"continuation": {"input_ids": [5]}}, "continuation must be a text or token ids; found a"),
+        ({"continuation": torch.tensor([True])}, "continuation must be a text or token ids"),
+        ({"stop": [2.5]}, "stop must be texts or token ids; found 2.5"),
+        ({"stop": torch.tensor([0.5])}, "stop must be texts or token ids; found a tensor"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens must be an integer; found 2.5"),
+    ],
+)
+def test_neither_texts_nor_ids(tiny_text_model: Any, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        _generate(tiny_text_model, **change)

@@ -79,23 +79,7 @@ class Reader:
         W_U = self.path.W_U
         out = torch.full(shape, torch.nan, dtype=W_U.dtype, device=W_U.device)
         last_column: list[Tensor] = []
-
-        def keep_last(resid: Tensor) -> None:
-            last_column.append(resid[:, -1])
-
-        def keep(entry: int, translate: Callable[[Tensor], Tensor] | None) -> Callable[..., None]:
-            def sink(resid: Tensor) -> None:
-                picked = _picked(resid, chosen).flatten(0, 1)
-                out[entry] = (picked if translate is None else translate(picked)).view(shape[1:])
-
-            return sink
-
-        reference = last_stream(self.session.model)
-        sinks = {reference: [keep(0, None), keep_last]}
-        for entry, (layer, name) in enumerate(zip(self.entries, self._names, strict=True), start=1):
-            translate = translator_for(self.translators, layer)
-            sinks.setdefault(name, []).append(keep(entry, translate))
-        capture = {name: _each(parts) for name, parts in sinks.items()}
+        capture = self._sinks(out, chosen, last_column)
         # Of a model that is as it was, what held for a kind of pass need not be shown again.
         proved = self.session.fact(("read-out", self.path.mark), set[tuple[bool, ...]])
         kind = len(ids) > 1, ids.shape[1] > 1, mask is not None, behind is not None
@@ -104,6 +88,7 @@ class Reader:
             ids, capture, mask=mask, logits="last" if check else "none", keep=behind is not None
         )
         if not last_column:
+            reference = last_stream(self.session.model)
             msg = f"{self.session.name} never gives {reference}; there is no last layer to read."
             raise NotImplementedError(msg)
         if own is not None:
@@ -112,6 +97,27 @@ class Reader:
             proved.add(kind)
         self._apply_norm(out if self.norm == "final" else out[:1])
         return out
+
+    def _sinks(
+        self, out: Tensor, chosen: Int[Tensor, "batch row"], last_column: list[Tensor]
+    ) -> dict[str, Callable[[Tensor], None]]:
+        """Return what puts chosen positions into ``out``, and the last of the reference apart."""
+
+        def keep_last(resid: Tensor) -> None:
+            last_column.append(resid[:, -1])
+
+        def keep(entry: int, translate: Callable[[Tensor], Tensor] | None) -> Callable[..., None]:
+            def sink(resid: Tensor) -> None:
+                picked = _picked(resid, chosen).flatten(0, 1)
+                out[entry] = (picked if translate is None else translate(picked)).view_as(out[0])
+
+            return sink
+
+        sinks = {last_stream(self.session.model): [keep(0, None), keep_last]}
+        for entry, (layer, name) in enumerate(zip(self.entries, self._names, strict=True), start=1):
+            translate = translator_for(self.translators, layer)
+            sinks.setdefault(name, []).append(keep(entry, translate))
+        return {name: _each(parts) for name, parts in sinks.items()}
 
     @cached_property
     def _names(self) -> list[str]:

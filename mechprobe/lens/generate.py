@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -42,17 +43,20 @@ from mechprobe.models.prompts import ids_in_context
 from mechprobe.provenance import Call
 from mechprobe.results import LensResult
 
+# A text or an id, or several.
+Tokens = str | int | np.integer[Any] | Sequence[Any] | npt.NDArray[Any] | Tensor | None
+
 
 @alone
 def generate_with_lens(
     model: Model,
     prompt: Prompts,
     *,
-    max_new_tokens: int = 20,
-    continuation: str | Sequence[int] | Tensor | None = None,
+    max_new_tokens: int | np.integer[Any] = 20,
+    continuation: Tokens = None,
     temperature: float = 0.0,
     seed: int = 0,
-    stop: str | int | Sequence[str | int] | Tensor | None = None,
+    stop: Tokens = None,
     layers: Layers = None,
     stream: Stream = "resid_post",
     top_k: int = 10,

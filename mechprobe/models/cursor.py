@@ -50,7 +50,9 @@ class Cursor:
         # The model's calls, as they were when these rows were seen to fork rightly.
         self._forked_in: object = None
 
-    def __len__(self) -> int:
+    @property
+    def n_rows(self) -> int:
+        """How many rows there are."""
         return len(self._lengths)
 
     def read(
@@ -135,7 +137,7 @@ class Cursor:
             rows: Its row ``i`` is row ``rows[i]`` of this one; all rows if None.
         """
         out, cache = copy(self), self._held()
-        chosen = np.arange(len(self)) if rows is None else rows
+        chosen = np.arange(self.n_rows) if rows is None else rows
         if isinstance(cache, SlotCache):
             out._cache = cache.taken(chosen)
             out._choose(chosen)
@@ -178,7 +180,7 @@ class Cursor:
         """Let new row ``i`` be old row ``rows[i]``."""
         if isinstance(self._cache, SlotCache):
             self._cache.select(rows)
-        elif not np.array_equal(rows, np.arange(len(self))):
+        elif not np.array_equal(rows, np.arange(self.n_rows)):
             self._cache.batch_select_indices(torch.as_tensor(rows))
         self._choose(rows)
 
@@ -188,7 +190,7 @@ class Cursor:
         self._mask = None if self._mask is None else self._mask[chosen]
 
     def _whole_mask(self) -> Int[Tensor, "row width"]:
-        read = self._lengths.new_ones(len(self), 0) if self._mask is None else self._mask
+        read = self._lengths.new_ones(self.n_rows, 0) if self._mask is None else self._mask
         return torch.nn.functional.pad(read, (0, self._width - read.shape[1]), value=1)
 
     def _positions(
@@ -245,7 +247,9 @@ class Cursor:
         if seen[padded] is None and self._forked_in is _calls(session):
             return True  # this one's rows were compared, when the model was the same
         if seen[padded] is None:
-            some = np.linspace(0, len(self) - 1, min(len(self), _ROWS_COMPARED)).astype(np.int64)
+            some = np.linspace(0, self.n_rows - 1, min(self.n_rows, _ROWS_COMPARED)).astype(
+                np.int64
+            )
             plain, forked, rows = self.fork(some), self.fork(some), np.arange(len(some))
             plain._cache, seen[padded] = plain._cache.in_order(), True
             said = tokens[torch.as_tensor(some)]
