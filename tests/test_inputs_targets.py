@@ -197,12 +197,12 @@ def test_the_public_function_refuses_before_any_forward_pass(
     tiny_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mechprobe as mp
-    import mechprobe.lens.capture as capture
+    from mechprobe.models import Cursor
 
     def ran(*_: Any, **__: Any) -> None:
         pytest.fail("the model ran")
 
-    monkeypatch.setattr(capture, "run", ran)
+    monkeypatch.setattr(Cursor, "read", ran)
     bad: list[dict[str, Any]] = [
         {"top_k": 2.5}, {"top_k": True}, {"targets": {"a": 5}}, {"positions": 1.0},
         {"layers": {1}}, {"targets": [2.0]},

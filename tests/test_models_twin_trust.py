@@ -64,7 +64,6 @@ def test_a_twin_is_trusted_only_where_it_gave_the_same(
     module: Any = import_module("mechprobe.models.run")
     monkeypatch.setattr(module, "_run_twin", spoilt(module._run_twin, KINDS[kind], wrong))
     with looking_at(tiny("qwen2", sharpness=OWN)) as session:
-        session._facts.clear()
         for other, asked in KINDS.items():
             ids = asked.get("ids", IDS)
             options = {k: v for k, v in asked.items() if k != "ids"}
@@ -81,7 +80,6 @@ def test_a_twin_is_trusted_only_where_it_gave_the_same(
             if wrong != "logits":
                 run(session, ids, {}, logits="all", **options)
                 assert own_passes.since() == 0
-        session._facts.clear()
 
 
 def keeper(heard: list[Tensor]) -> Callable[[Tensor], None]:
@@ -162,7 +160,6 @@ def test_a_sink_that_raises_leaves_no_hook_behind(
 
     name = "blocks.0.hook_resid_post"
     with looking_at(model) as session:
-        session._facts.clear()
         for _ in range(n_before):
             run(session, IDS, {name: deaf})
         own_passes.since()

@@ -115,7 +115,7 @@ def test_batches_do_not_matter(world: Any) -> None:
     one = driven(model, world, n=40, seed=3)
     other = driven(model, world, n=40, seed=3, batch=7)
     assert one.data.identical(other.data)
-    assert one.provenance.arguments == other.provenance.arguments
+    assert one.provenance.arguments == {**other.provenance.arguments, "batch": 512}
     assert not one.data.identical(driven(model, world, n=40, seed=4).data)
     alone = driven(model, world, n=40, seed=3, p=(0.5,))
     assert float(alone.data["success"][0]) == float(one.data["success"][2])

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from torch import Tensor
 
 from mechprobe.worlds.acceptance import Acceptance
 from mechprobe.worlds.oracles import OracleCursor
@@ -111,7 +110,7 @@ class CallablePredictor:
 
 def as_array(found: Any) -> LogProbs:
     """Return what a function gave as float32: an array, a list, or a tensor wherever it lies."""
-    if isinstance(found, Tensor):
+    if hasattr(found, "detach"):  # a tensor, without loading torch to ask
         found = found.detach().float().cpu().numpy()
     return np.asarray(found, dtype=np.float32)
 
