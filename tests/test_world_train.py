@@ -66,8 +66,8 @@ def test_it_learns_and_loads(world: Any, walks: Any, tmp_path: Path) -> None:
 
 def validity(net: Any, world: Any, sequences: Any) -> float:
     """Share of places where the likeliest word is legal, word by word through the predictor."""
+    from mechprobe.worlds.arrays import pad
     from mechprobe.worlds.predictors import read
-    from mechprobe.worlds.sequences import pad
 
     ids = pad(sequences)
     said = read(net, ids).argmax(axis=2)
@@ -143,7 +143,7 @@ def test_a_finished_training_is_not_repeated(
 
 
 def test_padding_is_not_learned(world: Any, walks: Any) -> None:
-    from mechprobe.worlds.sequences import pad
+    from mechprobe.worlds.arrays import pad
     from mechprobe.worlds.train import Recipe, _new_model, next_word_loss
 
     model = _new_model(world, 16, Recipe(1, 16, 2, 1, 1, 0.1, 0.0, 1, 0))

@@ -226,9 +226,9 @@ def test_first_illegal_word() -> None:
 
 def test_a_world_needs_little() -> None:
     """A world of one's own gives four methods and has all others."""
-    from mechprobe.worlds import Prefixes, World, WorldBase, boundary
+    from mechprobe.worlds import Prefixes, World, boundary
 
-    class Countdown(WorldBase):
+    class Countdown(World):
         """``tick`` is legal while something is left."""
 
         def initial(self, n: int = 1) -> np.ndarray:

@@ -18,9 +18,9 @@ from torch import Tensor
 from mechprobe.bench.contender import Arrays, Contender
 from mechprobe.models import looking_at
 from mechprobe.worlds import Epsilon, StreetMap, load_sequence_model, load_shipped
+from mechprobe.worlds.arrays import PAD, Ids
 from mechprobe.worlds.language import boundary
 from mechprobe.worlds.pairs import Pairs
-from mechprobe.worlds.protocol import PAD, Ids
 from mechprobe.worlds.request import Request, checked, drawn_pairs
 from mechprobe.worlds.scores import Test, gather, scored
 from mechprobe.worlds.shipped import NAMES

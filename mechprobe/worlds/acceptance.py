@@ -17,8 +17,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from mechprobe.worlds.arrays import Mask
 from mechprobe.worlds.predictor import LogProbs
-from mechprobe.worlds.protocol import Mask
 
 # Hugging Face's default, active in the published code although nobody asked for it.
 PUBLISHED_TOP_K = 50

@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from mechprobe.worlds.arrays import Ids
 from mechprobe.worlds.automaton import require_some_reject, with_readout
 from mechprobe.worlds.minimise import Table
-from mechprobe.worlds.protocol import Ids
 from mechprobe.worlds.table import TableWorld
 
 Generators = Literal["all", "two"]

@@ -5,8 +5,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from mechprobe.worlds.arrays import REJECT
 from mechprobe.worlds.minimise import Table, merged, nerode_classes
-from mechprobe.worlds.protocol import REJECT
 from mechprobe.worlds.table import TableWorld
 
 State = TypeVar("State", bound=Hashable)

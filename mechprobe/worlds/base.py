@@ -1,4 +1,9 @@
-"""Everything about a world that follows from its states and its step."""
+"""What a world is: a deterministic automaton over words, stepped for many states at once.
+
+A world has states, one of them to begin in, and one absorbing *reject*; a word is legal in a state
+when it does not lead to reject. States are rows of a small integer array, so that thousands of them
+move in lockstep with a batch of a model.
+"""
 
 import hashlib
 import json
@@ -8,15 +13,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mechprobe.worlds.protocol import PAD, Ids, Mask, Prefixes, States
-from mechprobe.worlds.sequences import unpad
+from mechprobe.worlds.arrays import PAD, Ids, Mask, Prefixes, States, unpad
 
 # Walks in one lockstep: 4,096 x 100 words stay in a cache of a few megabytes.
 CHUNK = 4096
 
 
-class WorldBase(ABC):
-    """A world that only has to say how it begins, steps, and is sampled.
+class World(ABC):
+    """A deterministic automaton whose valid words are those that do not lead to reject.
 
     Subclasses give ``initial``, ``step``, ``sample_states`` and ``sample_prefixes``; a faster
     ``legal`` (or ``moves``) is welcome.

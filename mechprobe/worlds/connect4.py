@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from mechprobe.worlds.base import WorldBase
-from mechprobe.worlds.protocol import PAD, REJECT, Ids, Mask, Prefixes, States
+from mechprobe.worlds.arrays import PAD, REJECT, Ids, Mask, Prefixes, States
+from mechprobe.worlds.base import World
 
 COLUMNS = 7
 
 
-class CumulativeConnect4(WorldBase):
+class CumulativeConnect4(World):
     r"""Discs are dropped into seven columns until all are full; nobody wins.
 
     A column is legal while it has room, so a game always has :math:`7 \cdot \text{rows}` moves and

@@ -8,9 +8,10 @@ import numpy as np
 import xarray as xr
 
 from mechprobe.stats import Interval, accuracy_interval
+from mechprobe.worlds.arrays import Ids
+from mechprobe.worlds.base import World
 from mechprobe.worlds.next_word import Validity
 from mechprobe.worlds.pairs import Pairs
-from mechprobe.worlds.protocol import Ids, World
 from mechprobe.worlds.request import Request
 from mechprobe.worlds.scores import TESTS, Scores, Test
 

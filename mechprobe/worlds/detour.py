@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 from mechprobe.models.session import alone
 from mechprobe.provenance import Call, Json, digest_json
 from mechprobe.results.world_detours import Detours, detours_of
+from mechprobe.worlds.arrays import PAD, Ids, States
 from mechprobe.worlds.predictor import Cursor, LogProbs, Predictor
-from mechprobe.worlds.protocol import PAD, Ids, States
 from mechprobe.worlds.request import Subject, about, as_predictor
 from mechprobe.worlds.streets import END, WALKING, StreetMap
 

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from mechprobe.worlds.protocol import Ids, Mask
+from mechprobe.worlds.arrays import Ids, Mask
 
 Hops = npt.NDArray[np.int8] | npt.NDArray[np.int16] | npt.NDArray[np.int32]
 

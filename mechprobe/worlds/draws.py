@@ -7,8 +7,8 @@ of any size, be dropped or continued after an interruption, and stay the same sa
 import numpy as np
 import numpy.typing as npt
 
+from mechprobe.worlds.arrays import Ids, Mask
 from mechprobe.worlds.predictor import LogProbs
-from mechprobe.worlds.protocol import Ids, Mask
 
 Hashes = npt.NDArray[np.uint64]
 Uniforms = npt.NDArray[np.float64]

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from mechprobe.worlds.arrays import REJECT, Ids
 from mechprobe.worlds.minimise import Table
-from mechprobe.worlds.protocol import REJECT, Ids
 from mechprobe.worlds.table import TableWorld
 
 BRACKETS = ("()", "[]", "{}", "<>")

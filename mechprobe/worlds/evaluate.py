@@ -11,13 +11,14 @@ from mechprobe.models import alone
 from mechprobe.provenance import Call, Json
 from mechprobe.results import WorldModelResult
 from mechprobe.worlds.acceptance import Acceptance, Epsilon
+from mechprobe.worlds.arrays import Ids
+from mechprobe.worlds.base import World
 from mechprobe.worlds.dataset import Outcome, add_sensitivity, world_dataset
 from mechprobe.worlds.journal import Journal
 from mechprobe.worlds.next_word import Validity, next_token_validity
 from mechprobe.worlds.oracles import legal_only, noisy_oracle, true_automaton, uniform
 from mechprobe.worlds.pairs import Pairs
 from mechprobe.worlds.predictor import Predictor
-from mechprobe.worlds.protocol import Ids, World
 from mechprobe.worlds.request import (
     PrefixKind,
     Request,

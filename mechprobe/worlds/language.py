@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mechprobe.worlds.protocol import PAD, Ids, Mask, States, World
-from mechprobe.worlds.sequences import unpad
+from mechprobe.worlds.arrays import PAD, Ids, Mask, States, unpad
+from mechprobe.worlds.base import World
 
 LIMIT = 1_000_000
 

@@ -13,13 +13,14 @@ from mechprobe.provenance import Call
 from mechprobe.results.world_layers import WorldByLayer
 from mechprobe.stats import difference_interval
 from mechprobe.worlds.acceptance import Acceptance, Epsilon
+from mechprobe.worlds.arrays import Ids
+from mechprobe.worlds.base import World
 from mechprobe.worlds.dataset import ENDS, METRICS, Outcome, world_dataset
 from mechprobe.worlds.network import LanguageModel
 from mechprobe.worlds.next_word import next_token_validity
 from mechprobe.worlds.oracles import legal_only, noisy_oracle, true_automaton, uniform
 from mechprobe.worlds.pairs import Pairs
 from mechprobe.worlds.predictor import Predictor
-from mechprobe.worlds.protocol import Ids, World
 from mechprobe.worlds.request import (
     PrefixKind,
     Request,

@@ -7,8 +7,8 @@ from typing import Any
 from mechprobe.models import Model, branching, load_model, require_readable, takes_positions, window
 from mechprobe.models.identity import source_of
 from mechprobe.models.protocol import model_name
+from mechprobe.worlds.base import World
 from mechprobe.worlds.network import LanguageModel
-from mechprobe.worlds.protocol import World
 from mechprobe.worlds.vocabulary import TOKENS_FILE, stored_vocabulary, word_ids
 
 

@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from mechprobe.worlds.protocol import REJECT, Ids
+from mechprobe.worlds.arrays import REJECT, Ids
 
 Table = npt.NDArray[np.int32]
 """``[state, token]``: the next state, -1 for reject."""

@@ -13,9 +13,10 @@ from torch import Tensor
 from mechprobe.models import Cursor, Session, alone, describe, opened
 from mechprobe.models.protocol import Edit, input_device
 from mechprobe.provenance import Json, digest_json
+from mechprobe.worlds.arrays import PAD, Ids
+from mechprobe.worlds.base import World
 from mechprobe.worlds.predictor import LogProbs
 from mechprobe.worlds.predictors import RereadCursor, require_log_probs
-from mechprobe.worlds.protocol import PAD, Ids, World
 from mechprobe.worlds.residual import LayerReading, layer_reading
 
 # Numbers in the residual stream of one forward pass, and rows of one cache that advance together.

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mechprobe.worlds.pairs import prompt_words
+from mechprobe.worlds.arrays import PAD, Ids, Mask, pad
+from mechprobe.worlds.base import World
 from mechprobe.worlds.predictor import LogProbs, Predictor
 from mechprobe.worlds.predictors import CELLS, read
-from mechprobe.worlds.protocol import PAD, Ids, Mask, World
-from mechprobe.worlds.sequences import pad
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ def next_token_validity(
         some = ids[start : start + size]
         states = world.trace(world.initial(len(some)), some)[:, 1:]
         at = np.arange(some.shape[1])
-        row, place = np.nonzero((some != PAD) & (at + 1 >= prompt_words(world)))
+        row, place = np.nonzero((some != PAD) & (at + 1 >= world.prompt_words))
         legal = world.legal(states[row, place])
         asked = legal.any(axis=1)
         found = read(predictor, some)[row[asked], place[asked]]

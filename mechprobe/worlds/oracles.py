@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mechprobe.worlds.arrays import PAD, Ids, Mask, States
+from mechprobe.worlds.base import World
 from mechprobe.worlds.draws import mixed, to_uniform
 from mechprobe.worlds.predictor import LogProbs
-from mechprobe.worlds.protocol import PAD, Ids, Mask, States, World
 
 Hashes = npt.NDArray[np.uint64]
 

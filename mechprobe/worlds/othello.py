@@ -5,16 +5,15 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from mechprobe.worlds.base import WorldBase
+from mechprobe.worlds.arrays import PAD, REJECT, Ids, Mask, Prefixes, States, pad
+from mechprobe.worlds.base import World
 from mechprobe.worlds.bitboard import NONE, ONE, Bits, Rules
-from mechprobe.worlds.protocol import PAD, REJECT, Ids, Mask, Prefixes, States
-from mechprobe.worlds.sequences import pad
 
 BLACK, WHITE, OVER = 0, 1, 2
 SWAPS = 48
 
 
-class Othello(WorldBase):
+class Othello(World):
     """Othello on 8 x 8 or 6 x 6 squares; any number of games in lockstep.
 
     A state is (side to move, black discs, white discs); the side is 2 when the game is over. The

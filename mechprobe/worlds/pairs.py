@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from mechprobe.worlds.protocol import PAD, Ids, Mask, Prefixes, States, World
-from mechprobe.worlds.sequences import pad
+from mechprobe.worlds.arrays import PAD, Ids, Mask, Prefixes, States, pad
+from mechprobe.worlds.base import World
 
 Mode = Literal["corrected", "vafa2024", "exact"]
 
@@ -157,7 +157,7 @@ class _Pool:
         states = world.trace(world.initial(len(ids)), ids)[:, 1:]
         lengths = (ids != PAD).sum(axis=1)
         at = np.arange(ids.shape[1])
-        usable = (at < lengths[:, None]) & (at + 1 >= prompt_words(world))
+        usable = (at < lengths[:, None]) & (at + 1 >= world.prompt_words)
         usable &= (states[:, :, 0] >= 0) & (at + 2 <= world.max_length)
         row, last = np.nonzero(usable)
         # Beginnings that two sequences share count once.
@@ -208,11 +208,6 @@ class _Pool:
         width = int(lengths.max(initial=0))
         ids = self.ids[self.row[chosen], :width]
         return np.where(np.arange(width) < lengths[:, None], ids, PAD)
-
-
-def prompt_words(world: World) -> int:
-    """Return how many words a sequence begins with before there is anything to predict."""
-    return int(getattr(world, "prompt_words", 1))
 
 
 def _first_of_its_kind(ids: Ids) -> Ids:

@@ -8,9 +8,10 @@ import numpy.typing as npt
 import xarray as xr
 
 from mechprobe.stats import Interval, difference_interval
+from mechprobe.worlds.arrays import Ids, Mask
+from mechprobe.worlds.base import World
 from mechprobe.worlds.dataset import ENDS, over_states
 from mechprobe.worlds.patch_trials import CONDITIONS, TOO_LONG, Trials
-from mechprobe.worlds.protocol import Ids, Mask, World
 from mechprobe.worlds.request import Request
 
 WRONG = "the model is not right about it after both prefixes"

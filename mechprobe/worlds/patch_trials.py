@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mechprobe.worlds.arrays import PAD, Ids, Mask, States
+from mechprobe.worlds.base import World
 from mechprobe.worlds.language import Boundary, boundary
 from mechprobe.worlds.pairs import REDRAWS, Pairs
-from mechprobe.worlds.protocol import PAD, Ids, Mask, States, World
 from mechprobe.worlds.request import Request
 from mechprobe.worlds.scores import NO_TRUE_BOUNDARY
 

@@ -20,10 +20,11 @@ from mechprobe.models.protocol import Edit
 from mechprobe.provenance import Call
 from mechprobe.results.world_layers import StatePatching
 from mechprobe.worlds.acceptance import Acceptance, Epsilon
+from mechprobe.worlds.arrays import Ids, Mask
+from mechprobe.worlds.base import World
 from mechprobe.worlds.network import Edits, LanguageModel, NetworkCursor
 from mechprobe.worlds.patch_scores import Flips, patching_dataset
 from mechprobe.worlds.patch_trials import CONDITIONS, Strings, Trials, draw_trials
-from mechprobe.worlds.protocol import Ids, Mask, World
 from mechprobe.worlds.recall import followed
 from mechprobe.worlds.request import as_network, checked
 from mechprobe.worlds.residual import chosen_layers

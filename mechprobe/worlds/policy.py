@@ -3,12 +3,11 @@
 import numpy as np
 
 from mechprobe.worlds.acceptance import Acceptance
+from mechprobe.worlds.arrays import PAD, Ids, unpad
+from mechprobe.worlds.base import World
 from mechprobe.worlds.draws import draw_words, mixed, sample_keys, to_uniform
-from mechprobe.worlds.pairs import prompt_words
 from mechprobe.worlds.predictor import Predictor
 from mechprobe.worlds.predictors import CELLS, accepted
-from mechprobe.worlds.protocol import PAD, Ids, World
-from mechprobe.worlds.sequences import unpad
 
 
 def own_sequences(
@@ -34,7 +33,7 @@ def own_sequences(
         Sequences, each up to ``end``, to the limit, or to where the model accepts nothing.
     """
     walks = world.random_walks(n, np.random.default_rng(seed))
-    size = prompt_words(world)
+    size = world.prompt_words
     prompts = np.array([walk[:size] for walk in walks if len(walk) >= size], dtype=np.int64)
     most = max_tokens or world.max_length
     rows = int(getattr(predictor, "rows_at_once", CELLS // len(world.tokens)))

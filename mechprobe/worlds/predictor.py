@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from mechprobe.worlds.protocol import Ids
+from mechprobe.worlds.arrays import Ids
 
 LogProbs = npt.NDArray[np.float32]
 

@@ -7,9 +7,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from mechprobe.worlds.acceptance import Acceptance
+from mechprobe.worlds.arrays import PAD, Ids, Mask
+from mechprobe.worlds.base import World
 from mechprobe.worlds.oracles import OracleCursor
 from mechprobe.worlds.predictor import Cursor, LogProbs, Predictor
-from mechprobe.worlds.protocol import PAD, Ids, Mask, World
 
 # Cells of one array of log-probabilities, [row, token]: 32 MB of float32.
 CELLS = 8_000_000

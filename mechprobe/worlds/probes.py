@@ -16,11 +16,11 @@ from mechprobe.models import alone, opened, run, stream_name
 from mechprobe.models.protocol import Sink
 from mechprobe.provenance import Call, digest_json
 from mechprobe.results.world_probes import Read, StateProbes, probes_of
+from mechprobe.worlds.arrays import PAD, Ids, pad
+from mechprobe.worlds.base import World
 from mechprobe.worlds.loaded import language_model
 from mechprobe.worlds.network import LanguageModel
-from mechprobe.worlds.protocol import PAD, Ids, World
 from mechprobe.worlds.residual import chosen_layers
-from mechprobe.worlds.sequences import pad
 
 _ROWS_AT_ONCE = 64
 _ITERATIONS = 300

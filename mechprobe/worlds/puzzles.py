@@ -11,7 +11,7 @@ import torch
 from mechprobe.models import Cursor, alone, chat_prompt, describe, opened, token_ids
 from mechprobe.provenance import Call, Json
 from mechprobe.results.world_puzzles import Asked, SeatingPuzzles, puzzles_of
-from mechprobe.worlds.protocol import Ids
+from mechprobe.worlds.arrays import Ids
 from mechprobe.worlds.seating import PEOPLE, Seating
 
 Judge = Callable[[str], str]

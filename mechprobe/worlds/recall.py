@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mechprobe.worlds.acceptance import Acceptance
+from mechprobe.worlds.arrays import Ids, Mask
 from mechprobe.worlds.language import Boundary
 from mechprobe.worlds.predictor import Cursor, Predictor
 from mechprobe.worlds.predictors import accepted
-from mechprobe.worlds.protocol import Ids, Mask
 
 
 def recalled(

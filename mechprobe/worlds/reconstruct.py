@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from mechprobe.provenance import Call, digest_json
 from mechprobe.results.world_map import MapReconstruction, reconstruction_of
-from mechprobe.worlds.protocol import PAD, Ids, Mask
+from mechprobe.worlds.arrays import PAD, Ids, Mask
 from mechprobe.worlds.reconstruct_layout import Measure, layout, near_nodes
 from mechprobe.worlds.streets import END, StreetMap
 from mechprobe.worlds.traversals import valid_traversals

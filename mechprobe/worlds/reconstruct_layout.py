@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from mechprobe.worlds.protocol import Ids
+from mechprobe.worlds.arrays import Ids
 from mechprobe.worlds.street_sources import COMPASS
 from mechprobe.worlds.streets import StreetMap
 

@@ -9,13 +9,14 @@ import numpy as np
 from mechprobe.models import Model
 from mechprobe.provenance import Json, digest_json
 from mechprobe.worlds.acceptance import Acceptance, Epsilon
+from mechprobe.worlds.arrays import Ids
+from mechprobe.worlds.base import World
 from mechprobe.worlds.loaded import language_model
 from mechprobe.worlds.network import LanguageModel
 from mechprobe.worlds.pairs import Mode, Pairs, draw_different, draw_same, pairs_of
 from mechprobe.worlds.policy import own_sequences
 from mechprobe.worlds.predictor import Predictor
 from mechprobe.worlds.predictors import callable_model
-from mechprobe.worlds.protocol import Ids, World
 from mechprobe.worlds.suffixes import Sampling
 
 PrefixKind = Literal["random_walk", "on_policy"]

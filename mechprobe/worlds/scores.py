@@ -7,13 +7,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from mechprobe.worlds.arrays import Ids, pad
+from mechprobe.worlds.base import World
 from mechprobe.worlds.language import boundary
 from mechprobe.worlds.pairs import Pairs
 from mechprobe.worlds.predictor import Cursor, Predictor
 from mechprobe.worlds.predictors import CELLS, Forkable
-from mechprobe.worlds.protocol import Ids, World
 from mechprobe.worlds.recall import recalled
-from mechprobe.worlds.sequences import pad
 from mechprobe.worlds.suffixes import (
     Sampling,
     TreeTooLargeError,

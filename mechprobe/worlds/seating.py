@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from mechprobe.worlds.arrays import REJECT
 from mechprobe.worlds.minimise import Table
-from mechprobe.worlds.protocol import REJECT
 from mechprobe.worlds.table import TableWorld
 
 PEOPLE = "ABCDE"

@@ -1,4 +1,4 @@
-"""Sequences of words: rectangles of ids, files, and where a sequence leaves a world."""
+"""Sequences of words: files of them, and where a sequence leaves a world."""
 
 import gzip
 import zlib
@@ -8,26 +8,8 @@ from typing import overload
 
 import numpy as np
 
-from mechprobe.worlds.protocol import PAD, Ids, World
-
-
-def pad(sequences: Sequence[Ids]) -> Ids:
-    """Return sequences as one rectangle, filled up with -1 on the right.
-
-    Example:
-        >>> pad([np.array([3, 4]), np.array([5])]).tolist()
-        [[3, 4], [5, -1]]
-    """
-    lengths = np.array([len(s) for s in sequences], dtype=np.int64)
-    out = np.full((len(sequences), int(lengths.max(initial=0))), PAD, dtype=np.int64)
-    if len(sequences):
-        out[np.arange(out.shape[1]) < lengths[:, None]] = np.concatenate(list(sequences))
-    return out
-
-
-def unpad(ids: Ids, lengths: Ids) -> list[Ids]:
-    """Return the rows of a rectangle, each cut to its length."""
-    return [row[:length].copy() for row, length in zip(ids, lengths.tolist(), strict=True)]
+from mechprobe.worlds.arrays import PAD, Ids, pad
+from mechprobe.worlds.base import World
 
 
 def first_illegal(world: World, sequences: Sequence[Ids]) -> Ids:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from mechprobe.results.files import write_whole
-from mechprobe.worlds.protocol import Ids
+from mechprobe.worlds.arrays import Ids
 from mechprobe.worlds.sequences import read_sequences
 from mechprobe.worlds.streets import WALKING, StreetMap
 

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from mechprobe.worlds.arrays import Ids
 from mechprobe.worlds.automaton import GraphLike
 from mechprobe.worlds.distances import strongly_connected
-from mechprobe.worlds.protocol import Ids
 
 Floats = npt.NDArray[np.float64]
 Conflicts = Literal["error", "keep_first"]

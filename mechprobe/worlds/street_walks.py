@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mechprobe.worlds.arrays import PAD, Ids, Mask
 from mechprobe.worlds.base import pick
 from mechprobe.worlds.distances import Hops, longest_way_back
-from mechprobe.worlds.protocol import PAD, Ids, Mask
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,18 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from mechprobe.worlds import street_sources as sources
+from mechprobe.worlds.arrays import PAD, REJECT, Ids, Mask, Prefixes, States, unpad
 from mechprobe.worlds.automaton import GraphLike
-from mechprobe.worlds.base import CHUNK, WorldBase
+from mechprobe.worlds.base import CHUNK, World
 from mechprobe.worlds.distances import Hops, count_within, hop_distances
-from mechprobe.worlds.protocol import PAD, REJECT, Ids, Mask, Prefixes, States
-from mechprobe.worlds.sequences import unpad
 from mechprobe.worlds.street_walks import Incoming, incoming, walk_back, walk_closer, walk_on
 
 START, ORIGIN, WALKING, ARRIVED = 0, 1, 2, 3
 END = 0
 
 
-class StreetMap(WorldBase):
+class StreetMap(World):
     """Walks over a map of one-way streets, each with a label that is unique at its node.
 
     A sequence names origin and destination, then the directions taken, then ``end``. A state is

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mechprobe.worlds.acceptance import Acceptance, Epsilon, published_choices
+from mechprobe.worlds.arrays import PAD, Ids, Mask
+from mechprobe.worlds.base import World
 from mechprobe.worlds.draws import Hashes, draw_words, mixed, sample_keys, to_uniform
 from mechprobe.worlds.oracles import OracleCursor
 from mechprobe.worlds.pairs import Pairs
 from mechprobe.worlds.predictor import Cursor, Predictor
 from mechprobe.worlds.predictors import accepted
-from mechprobe.worlds.protocol import PAD, Ids, Mask, World
 
 # Branches of the exact tree of one batch.
 LIMIT = 500_000

@@ -7,14 +7,14 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from mechprobe.worlds.base import WorldBase
+from mechprobe.worlds.arrays import PAD, REJECT, Ids, Mask, Prefixes, States
+from mechprobe.worlds.base import World
 from mechprobe.worlds.minimise import Table, depths, nerode_classes, restricted
-from mechprobe.worlds.protocol import PAD, REJECT, Ids, Mask, Prefixes, States
 
 Weights = npt.NDArray[np.float64]
 
 
-class TableWorld(WorldBase):
+class TableWorld(World):
     """A world given by its table; states that nothing reaches are left out.
 
     Prefixes are drawn uniformly among *all* strings of their length that lead to the state, by

@@ -21,8 +21,8 @@ from mechprobe.provenance import Call, Json, digest_json
 from mechprobe.results.files import write_whole
 from mechprobe.results.world_training import SequenceTraining, training_of
 from mechprobe.stats import accuracy_interval
-from mechprobe.worlds.protocol import PAD, Ids, World
-from mechprobe.worlds.sequences import pad
+from mechprobe.worlds.arrays import PAD, Ids, pad
+from mechprobe.worlds.base import World
 from mechprobe.worlds.training_data import Corpus, batches, corpus, wrong_words
 
 PAD_WORD = "<pad>"

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mechprobe.worlds.protocol import PAD, Ids, World
-from mechprobe.worlds.sequences import first_illegal, pad
+from mechprobe.worlds.arrays import PAD, Ids, pad
+from mechprobe.worlds.base import World
+from mechprobe.worlds.sequences import first_illegal
 from mechprobe.worlds.streets import StreetMap
 
 # Batches whose sequences are sorted by length together: little padding, and still a random order.

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mechprobe.worlds.protocol import Ids, Mask
-from mechprobe.worlds.sequences import first_illegal, pad
+from mechprobe.worlds.arrays import Ids, Mask, pad
+from mechprobe.worlds.sequences import first_illegal
 from mechprobe.worlds.streets import ARRIVED, END, StreetMap
 
 VERDICTS = ("ok", "illegal turn", "wrong place", "unfinished", "malformed")

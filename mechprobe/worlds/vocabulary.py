@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mechprobe.models.identity import source_of
-from mechprobe.worlds.protocol import World
+from mechprobe.worlds.base import World
 
 TOKENS_FILE = "tokens.json"
 
