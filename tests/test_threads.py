@@ -1,5 +1,6 @@
 """Threads that read one model, or several, never hear each other: right, or refused by name."""
 
+import os
 import random
 import sys
 import threading
@@ -15,7 +16,8 @@ import torch
 from tests.calls import QUIET, Numbers, choice, differ, net, numbers, own_logits
 from tests.tiny import save_tiny
 
-N_CALLS = 200
+# Of each test; 200 by `MECHPROBE_CALLS=200`.
+N_CALLS = int(os.environ.get("MECHPROBE_CALLS", "60"))
 PROMPTS = [[5, 9, 100, 42, 7, 300, 2], [8, 8, 31], [77], [200, 3, 41, 19, 6]]
 WORDS = [np.array([[0, 1, 3]]), np.array([[2, 5, 1, 4], [0, 3, -1, -1]])]
 REFUSED = r"thread|another call|in use|busy|at the same time|meanwhile"
@@ -225,13 +227,16 @@ def test_a_thread_that_fails_lets_the_others_go_on(folders: dict[str, Path]) -> 
     _verdict(crowd, N_CALLS // 4)
 
 
-def test_threads_of_a_call_inside_a_call(folders: dict[str, Path]) -> None:
+@pytest.mark.parametrize("foreign", [False, True])
+def test_threads_of_a_call_inside_a_call(folders: dict[str, Path], *, foreign: bool) -> None:
     """A translator that reads the same model again is one thread: answered, or refused by name."""
     import re
 
     import mechprobe as mp
 
     model = loaded(folders["llama"])
+    if foreign:  # every pass is the model's own
+        model.original_model.register_forward_hook(lambda *_: None)
     jobs = _jobs()
     right = numbers(jobs[1].run(model))
     whole = numbers(mp.logit_lens(model, [PROMPTS[0]], **QUIET))
@@ -242,6 +247,7 @@ def test_threads_of_a_call_inside_a_call(folders: dict[str, Path]) -> None:
         if layer == 1:
             nested[0] += 1
             assert nested[0] < 5, "the outer call hears the passes of the inner one"
+            own_logits(model.original_model, PROMPTS[1])
             heard.append(numbers(jobs[1].run(model)))
         return rows
 

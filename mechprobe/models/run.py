@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +22,10 @@ from mechprobe.models.session import Session
 from mechprobe.models.twin import Kind, Twin, attention_for, near, twin_of
 
 Logits = Literal["none", "last", "all"]
+T = TypeVar("T")
+
+# Passes and calls of sinks under way, the innermost last.
+_passes: list[object] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +122,37 @@ def run(
     what = Pass(ids, mask, positions, cache, keep_cache, logits)
     W_U: Any = getattr(session.model, "W_U", None)
     path = "default" if W_U is None else fastest_gemm(W_U, ids.numel())
-    with gemm_path(path):
+    with gemm_path(path), _under_way():
         done = _run_own(session, what, capture, edit) if edit else _run(session, what, capture)
     if keep_cache and done.cache is None:
         msg = f"{session.name} gave no key-value cache to continue from."
         raise NotImplementedError(msg)
     return done
+
+
+@contextmanager
+def _under_way() -> Iterator[None]:
+    _passes.append(object())
+    try:
+        yield
+    finally:
+        _passes.pop()
+
+
+def _here(function: Callable[[Tensor], T]) -> Callable[[Tensor], T | None]:
+    """Let a sink or an edit hear the pass under way only.
+
+    Somebody's thread may run the same modules meanwhile, and so may what a sink calls.
+    """
+    this, mine = _passes[-1], threading.get_ident()
+
+    def heard(activation: Tensor) -> T | None:
+        if threading.get_ident() != mine or _passes[-1] is not this:
+            return None
+        with _under_way():
+            return function(activation.detach())
+
+    return heard
 
 
 def _require_known(session: Session, names: Mapping[str, Any]) -> None:
@@ -197,7 +226,8 @@ def _run_twin(twin: Twin, what: Pass, capture: Mapping[str, Sink]) -> Run:
     listens = what.logits == "none" and what.cache is None and not what.keep_cache
     if capture and listens:
         capture = _until_heard(capture)
-    with twin.listening(capture), suppress(_EnoughError):
+    ears = {name: _here(sink) for name, sink in capture.items()}
+    with twin.listening(ears), suppress(_EnoughError):
         return _forward(twin.body, what, bare=True)
     return Run(None, None)
 
@@ -226,9 +256,9 @@ def _run_own(
     edit: Mapping[str, Edit] | None = None,
 ) -> Run:
     """Run the model as its user does, with what hangs on it."""
-    edits, mine = edit or {}, threading.get_ident()
-    hooks = [(name, _as_hook(sink, mine)) for name, sink in capture.items()]
-    hooks += [(name, _as_edit(change, mine)) for name, change in edits.items()]
+    edits = edit or {}
+    hooks = [(name, _as_hook(sink)) for name, sink in capture.items()]
+    hooks += [(name, _as_edit(change)) for name, change in edits.items()]
     model: Any = session.model
     session.keep_notes()
     with model.hooks(fwd_hooks=hooks), _heeded(session, edits):
@@ -242,18 +272,21 @@ def _run_own(
         )  # fmt: skip
 
 
-def _as_hook(sink: Sink, thread: int) -> Callable[..., None]:
+def _as_hook(sink: Sink) -> Callable[..., None]:
+    heard = _here(sink)
+
     def hook_fn(activation: Tensor, hook: Any) -> None:  # noqa: ARG001
-        # Whoever else runs this model meanwhile is none of our business.
-        if threading.get_ident() == thread:
-            sink(activation.detach())
+        heard(activation)
 
     return hook_fn
 
 
-def _as_edit(change: Edit, thread: int) -> Callable[..., Tensor]:
+def _as_edit(change: Edit) -> Callable[..., Tensor]:
+    heard = _here(change)
+
     def hook_fn(activation: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        return change(activation.detach()) if threading.get_ident() == thread else activation
+        changed = heard(activation)
+        return activation if changed is None else changed
 
     return hook_fn
 
