@@ -235,13 +235,20 @@ def _judge(model: Any, n: int = 4) -> Any:
     return chat_judge(model, max_new_tokens=n)
 
 
+class _Decided:
+    """A judge whose every answer says yes or no, and whose record is its model's."""
+
+    def __init__(self, judge: Any) -> None:
+        self.judge, self.about = judge, judge.about
+
+    def __call__(self, prompt: str) -> str:
+        return f"ANSWER: {'yes' if ord(self.judge(prompt[-40:])[0]) % 2 else 'no'}"
+
+
 def _puzzles(judge: Any) -> Any:
     from mechprobe.worlds import Seating, seating_puzzles
 
-    def numbered(prompt: str) -> str:
-        return f"ANSWER: {'yes' if ord(judge(prompt[-40:])[0]) % 2 else 'no'}"
-
-    return seating_puzzles(numbered, Seating(2), puzzles=1, trials=2, suffixes=1)
+    return seating_puzzles(_Decided(judge), Seating(2), puzzles=1, trials=2, suffixes=1)
 
 
 _STALE = r"changed|no longer|as it was|again"

@@ -218,6 +218,7 @@ def _untie_head(parts: Parts) -> Undo:
 def _replace_head(parts: Parts) -> Undo:
     old = inner(parts.head)
     new = nn.Linear(old.in_features, old.out_features, bias=False)
+    new.weight.data.copy_(old.weight.flip(0))
     return put(parts.hf, "lm_head", new.requires_grad_(False))
 
 
