@@ -280,7 +280,8 @@ CALLS = (
     Call("check", _check),
     Call("evaluate", _evaluate),
     Call("world_by_layer", _by_layer),
-    Call("patch", _patch),
+    # A tiny model may be right about nothing.
+    Call("patch", _patch, refusal="nothing can be swapped"),
     Call("probe", _probe),
     Call("detours", _detours),
     Call("net_read", read, net, core=True),

@@ -154,7 +154,7 @@ def _dynamic(parts: Parts) -> Undo:
 
 ATTRIBUTES = (
     # A bridge of GPT-2 computes norms and attention itself: nothing may come of these there.
-    Change("attention_scaling", _scaling, moves=None),
+    Change("attention_scaling", _scaling, moves=None, refusal="attention scores"),
     Change("last_norm_epsilon", _epsilon, moves=None),
     Change("inner_norm_epsilon", _inner_epsilon, moves=None),
     _kept("plain_number", 0.5, lambda s: put(s, "factor", -2.0)),

@@ -14,6 +14,7 @@ import re
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -112,13 +113,13 @@ def calls_of(kind: str, change: Change) -> list[Call]:
 class Outcome:
     """What a call gave, or how it refused."""
 
-    def __init__(self, call: Call, held: Any) -> None:
+    def __init__(self, call: Call, held: Callable[[], Any]) -> None:
         self.numbers: Numbers = {}
         self.record: Any = None
         self.error: Exception | None = None
         self.by_name = True
         try:
-            found = call.run(held)
+            found = call.run(held())
         except Exception as error:
             self.error = error
             last = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
@@ -290,15 +291,15 @@ def test_the_second_call_is_of_the_model_in_hand(make: Make, kind: str, change: 
         for parts in (used, new):
             (change.setup or (lambda _: None))(parts)
         held = {call.name: call.hold(used.model) for call in calls}
-        first = {call.name: Outcome(call, held[call.name]) for call in calls}
+        first = {call.name: Outcome(call, partial(held.get, call.name)) for call in calls}
         before = own_logits(used.root, IDS)
         changed(used, change, undos, again=False)
-        second = {call.name: Outcome(call, held[call.name]) for call in calls}
+        second = {call.name: Outcome(call, partial(held.get, call.name)) for call in calls}
         after = own_logits(used.root, IDS)
         changed(new, change, undos, again=True)
         wrong = {}
         for call in calls:
-            fresh = Outcome(call, call.hold(new.model))
+            fresh = Outcome(call, partial(call.hold, new.model))
             outcomes = (first[call.name], second[call.name], fresh)
             if found := cell(kind, change, call, used, outcomes):
                 wrong[call.name] = found
@@ -330,7 +331,7 @@ def restored(
     wrong = {}
     for call in calls:
         if call.core and first[call.name].error is None:
-            again = Outcome(call, held[call.name])
+            again = Outcome(call, partial(held.get, call.name))
             if found := again.said or differ(again.numbers, first[call.name].numbers):
                 wrong[call.name] = found
     return wrong

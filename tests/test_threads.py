@@ -73,6 +73,10 @@ def _jobs() -> list[Job]:
     return jobs
 
 
+def _deaf(*_: Any) -> None:
+    """Hear a pass, and do nothing."""
+
+
 def _plain_jobs() -> list[Job]:
     """What a user does without mechprobe."""
     return [Job(f"own {i}", lambda m, ids=ids: own_logits(m.original_model, ids).numpy())
@@ -236,7 +240,7 @@ def test_threads_of_a_call_inside_a_call(folders: dict[str, Path], *, foreign: b
 
     model = loaded(folders["llama"])
     if foreign:  # every pass is the model's own
-        model.original_model.register_forward_hook(lambda *_: None)
+        model.original_model.register_forward_hook(_deaf)
     jobs = _jobs()
     right = numbers(jobs[1].run(model))
     whole = numbers(mp.logit_lens(model, [PROMPTS[0]], **QUIET))

@@ -87,10 +87,6 @@ class Reader:
         own = (Cursor(self.session) if behind is None else behind).read(
             ids, capture, mask=mask, logits="last" if check else "none", keep=behind is not None
         )
-        if not last_column:
-            reference = last_stream(self.session.model)
-            msg = f"{self.session.name} never gives {reference}; there is no last layer to read."
-            raise NotImplementedError(msg)
         if own is not None:
             own = own[:, -1].to(W_U.device)
             self.path.require_identity(last_column[0], own, self.session.name)

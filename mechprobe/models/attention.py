@@ -253,7 +253,7 @@ def _fired(session: Session, hooks: tuple[str, ...]) -> dict[str, Tensor]:
         return lambda activation: found.__setitem__(hook, activation)
 
     names = {attention_name(0, hook): keep(hook) for hook in hooks if hook in known}
-    run(session, _probe_ids(session), names)
+    run(session, _probe_ids(session), names, may_miss=True)
     return found
 
 

@@ -118,6 +118,12 @@ def blocks(model: Any) -> list[nn.Module]:
     return list(getattr(model, "blocks", ()))
 
 
+def block_names(model: Any) -> list[str]:
+    """Return what activations of each block are named after, in the order in which blocks run."""
+    points = [next(filter(is_hook_point, block.modules()), None) for block in blocks(model)]
+    return [".".join(str(getattr(p, "name", p)).split(".")[:2]) for p in points]
+
+
 def attention(model: Any, layer: int) -> Any:
     """Return the attention of a block."""
     return model.blocks[layer].attn

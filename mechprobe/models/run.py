@@ -87,6 +87,7 @@ def run(
     logits: Logits = "none",
     cache: Any = None,
     keep_cache: bool = False,
+    may_miss: bool = False,
 ) -> Run:
     """Run ``ids`` through the model, handing named activations to sinks as they come by.
 
@@ -109,21 +110,34 @@ def run(
         logits: Whether to compute logits nowhere, at the last column, or everywhere.
         cache: What an earlier ``run(keep_cache=True)`` returned; ``ids`` continue from there.
         keep_cache: Return keys and values.
+        may_miss: Whether an activation may fail to come by.
 
     Returns:
         The logits asked for, and the cache.
 
     Raises:
-        NotImplementedError: A hook named in ``capture`` or ``edit`` does not exist in this model,
-            or it does not go on with what an edit returns, or it keeps no cache and one was asked
-            for.
+        NotImplementedError: A hook named in ``capture`` or ``edit`` does not exist in this model
+            or never comes by, or it does not go on with what an edit returns, or it keeps no cache
+            and one was asked for.
     """
     _require_known(session, {**capture, **(edit or {})})
     what = Pass(ids, mask, positions, cache, keep_cache, logits)
     W_U: Any = getattr(session.model, "W_U", None)
     path = "default" if W_U is None else fastest_gemm(W_U, ids.numel())
+    missing = {*capture, *(edit or {})}
+    capture = {name: _noting(missing, name, sink) for name, sink in capture.items()}
     with gemm_path(path), _under_way():
-        done = _run_own(session, what, capture, edit) if edit else _run(session, what, capture)
+        if edit:
+            edit = {name: _noting(missing, name, change) for name, change in edit.items()}
+            done = _run_own(session, what, capture, edit)
+        else:
+            done = _run(session, what, capture)
+    if missing and not may_miss:
+        msg = (
+            f"{session.name} has a name for {min(missing)}, which never comes by: its part of the "
+            "model is not run, or was replaced by one that TransformerLens does not listen to."
+        )
+        raise NotImplementedError(msg)
     if keep_cache and done.cache is None:
         msg = f"{session.name} gave no key-value cache to continue from."
         raise NotImplementedError(msg)
@@ -151,6 +165,16 @@ def _here(function: Callable[[Tensor], T]) -> Callable[[Tensor], T | None]:
             return None
         with _under_way():
             return function(activation.detach())
+
+    return heard
+
+
+def _noting(missing: set[str], name: str, function: Callable[[Tensor], T]) -> Callable[..., T]:
+    """Note that an activation came by."""
+
+    def heard(activation: Tensor) -> T:
+        missing.discard(name)
+        return function(activation)
 
     return heard
 

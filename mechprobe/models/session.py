@@ -16,7 +16,7 @@ from mechprobe.models.ambient import autocast_devices, steady
 from mechprobe.models.fingerprint import Fingerprint, fingerprint
 from mechprobe.models.notes import Notes
 from mechprobe.models.protocol import Model, input_device, model_name, tokenizer_of
-from mechprobe.models.support import require_finite, require_readable
+from mechprobe.models.support import require_blocks, require_finite, require_readable
 from mechprobe.models.unembed import Unembedding, unembedding
 
 P = ParamSpec("P")
@@ -189,6 +189,7 @@ def _session(model: object, call: _Held) -> Session:
     require_readable(model, now.training)
     before = _KEPT.get(module)
     if before is None or before[0] != now or not now.is_calm:
+        require_blocks(found)
         require_finite(module)
         nothing: Facts = {}
         _KEPT[module] = before = (now, nothing)

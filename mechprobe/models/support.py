@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from mechprobe.models.internals import hugging_face, roots
+from mechprobe.models.internals import block_names, hugging_face, roots
 from mechprobe.models.protocol import Model, is_bridge, model_name, tokenizer_of
 
 # Modules between the residual stream and the logits that final norm and unembedding would skip.
@@ -87,6 +87,22 @@ def unsupported_reason(model: Model) -> str:
 def _children(blocks: object) -> Iterator[nn.Module]:
     if isinstance(blocks, nn.ModuleList):
         yield from blocks
+
+
+def require_blocks(model: Model) -> None:
+    """Refuse a model whose blocks are not those that activations are named after, in order.
+
+    Raises:
+        NotImplementedError: Layers were exchanged, dropped, repeated or replaced.
+    """
+    run, n_layers = block_names(model), int(model.cfg.n_layers)
+    if run and run != [f"blocks.{layer}" for layer in range(n_layers)]:
+        msg = (
+            f"the layers of {model_name(model)} were changed: it runs {', '.join(run)} of its "
+            f"{n_layers} blocks, in this order, so that a layer is not what its name says. Put "
+            "the changed model into a new bridge."
+        )
+        raise NotImplementedError(msg)
 
 
 def require_finite(model: nn.Module) -> None:

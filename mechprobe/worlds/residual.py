@@ -76,5 +76,5 @@ def require_identity(session: Session, name: str, tokens: Int[Tensor, "batch pos
     """
     last: list[Tensor] = []
     done = run(session, tokens, {last_stream(session.model): last.append}, logits="all")
-    if done.logits is not None and last:
-        session.unembedding.require_identity(last[0].flatten(0, 1), done.logits.flatten(0, 1), name)
+    assert done.logits is not None
+    session.unembedding.require_identity(last[0].flatten(0, 1), done.logits.flatten(0, 1), name)
