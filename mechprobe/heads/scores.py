@@ -171,15 +171,16 @@ def _read(
 ) -> None:
     from tqdm.auto import tqdm
 
-    model = reader.path.session.model
+    session = reader.path.session
+    model = session.model
     branches = query == "candidate" and branching(model)
     read = reader.last if query == "last" else reader.branched if branches else reader.full
     prompts = [p.ids for p in found]
     if batch_size is None:
         batch_size = _prompts_per_batch(found, query, reader.lead.n_tokens, branches=branches)
     parts = batches(model, prompts, batch_size,
-                    equal_lengths=branches and not _may_pad(model, prompts))  # fmt: skip
-    answers = AnswerReader(reader.path.session, found)
+                    equal_lengths=branches and not _may_pad(session, prompts))  # fmt: skip
+    answers = AnswerReader(session, found)
     with tqdm(total=len(found), desc="heads", unit="prompt", disable=not progress,
               leave=False) as bar:  # fmt: skip
         for batch in parts:
@@ -205,13 +206,13 @@ def _prompts_per_batch(
     return max(1, int(TOKENS_PER_BATCH // ((longest - 0.75 * n_lead) * copies)))
 
 
-def _may_pad(model: Model, prompts: Sequence[Sequence[int]]) -> bool:
+def _may_pad(session: Session, prompts: Sequence[Sequence[int]]) -> bool:
     """Whether candidates may branch from a cache that ends in padding.
 
     The model must take positions, and a sliding window would count padding as tokens.
     """
-    size = window(model)
-    return takes_positions(model) and (size is None or max(map(len, prompts)) < size)
+    size = window(session.model)
+    return takes_positions(session) and (size is None or max(map(len, prompts)) < size)
 
 
 class _Cells:

@@ -203,7 +203,7 @@ class Cursor:
         columns = torch.arange(self._width - new, self._width, device=at.device)
         if bool(((at == columns) | (real == 0)).all()):
             return None
-        if not session.fact("takes positions", lambda: takes_positions(session.model)):
+        if not takes_positions(session):
             msg = (
                 f"{session.name} cannot be told where tokens stand, and padding moves them: read "
                 "rows of equal length together."

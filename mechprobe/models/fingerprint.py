@@ -18,6 +18,7 @@ import torch
 import xxhash
 from jaxtyping import Shaped
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mechprobe.models.internals import (
     NOTES,
@@ -41,7 +42,7 @@ _APART = frozenset({
     "_is_full_backward_hook",
     "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs",
     "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
-    "_load_state_dict_post_hooks",
+    "_load_state_dict_post_hooks", "_compiled_call_impl",
 })  # fmt: skip
 _SKIPPED = _APART | NOTES | RECIPES
 _SEVERAL = (list, tuple, set, frozenset)
@@ -127,7 +128,8 @@ class _Walk:
     @property
     def training(self) -> tuple[str, ...]:
         """Names of what a pass goes through in training mode, and heeds it."""
-        return tuple(name for number, name in self._training if number in self._tree)
+        found = [name for number, name in self._training if number in self._tree]
+        return tuple(dict.fromkeys(found))
 
     def module(self, found: Any, name: str) -> int:
         """Number an object, to be looked at when its turn comes."""
@@ -159,6 +161,8 @@ class _Walk:
             self._training.append((id(module), name or "original_model"))
         if parts["_forward_hooks"] or parts["_forward_pre_hooks"]:
             self._hooks(parts, name, out)
+        if parts.get("_compiled_call_impl") is not None:
+            self.foreign.append(f"what torch.compile made of {name or 'the model'}")
         if not is_hook_point(module):
             self._parts(parts, name, out)
         self.out.append(out)
@@ -219,7 +223,7 @@ class _Walk:
         """Return what an attribute is, down to what functions close over."""
         if type(value) in _PLAIN or isinstance(value, type | BuiltinFunctionType | range | slice):
             return value
-        if isinstance(value, (*ProxyTypes, ref)):
+        if isinstance(value, (*ProxyTypes, ref, RemovableHandle)):
             return "a reference"
         if isinstance(value, Tensor):
             return self._tensor(value, name)

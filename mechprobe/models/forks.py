@@ -148,17 +148,19 @@ def forking_body(session: Session) -> Any | None:
     Args:
         session: Any model.
     """
-    if not session.fact("forks", lambda: _may_fork(session.model)):
+    if not session.fact("forks", lambda: _may_fork(session)):
         return None
     twin = twin_of(session, ATTENTION)
     return None if twin is None else twin.body
 
 
-def _may_fork(model: Any) -> bool:
+def _may_fork(session: Session) -> bool:
     from transformers import AttentionInterface
 
+    model = session.model
+
     AttentionInterface.register(ATTENTION, _attention)
-    if not branching(model) or window(model) is not None or not takes_positions(model):
+    if not branching(model) or window(model) is not None or not takes_positions(session):
         return False
     kinds = set(getattr(hugging_face(model).config, "layer_types", None) or ())
     return not kinds - {"full_attention"}

@@ -335,9 +335,12 @@ def _heeded(session: Session, edits: Mapping[str, Edit]) -> Iterator[None]:
             raise NotImplementedError(msg) from warning
 
 
-def takes_positions(model: Any) -> bool:
+def takes_positions(session: Session) -> bool:
     """Whether ``run`` can tell the model where its tokens stand."""
-    hf = hugging_face(model)
+    return session.fact("takes positions", lambda: _has_positions(hugging_face(session.model)))
+
+
+def _has_positions(hf: Any) -> bool:
     return hf is not None and "position_ids" in inspect.signature(hf.base_model.forward).parameters
 
 

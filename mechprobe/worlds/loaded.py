@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mechprobe.models import Model, branching, load_model, require_readable, takes_positions, window
+from mechprobe.models import Model, branching, load_model, require_readable, window
 from mechprobe.models.identity import source_of
 from mechprobe.models.protocol import model_name
 from mechprobe.worlds.base import World
@@ -52,7 +52,7 @@ def language_model(
         msg = f"{called} keeps no cache whose rows can be repeated; leave cached=None."
         raise ValueError(msg)
     keeps = able if cached is None else cached
-    return LanguageModel(called, model, world, ids, start_id, keeps, takes_positions(model))
+    return LanguageModel(called, model, world, ids, start_id, keeps)
 
 
 def load_sequence_model(

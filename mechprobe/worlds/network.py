@@ -10,7 +10,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechprobe.models import Cursor, Session, alone, describe, opened
+from mechprobe.models import (
+    Cursor,
+    Session,
+    alone,
+    branching,
+    describe,
+    opened,
+    takes_positions,
+    window,
+)
 from mechprobe.models.protocol import Edit, input_device
 from mechprobe.provenance import Json, digest_json
 from mechprobe.worlds.arrays import PAD, Ids
@@ -42,8 +51,7 @@ class LanguageModel:
         world: Whose words it predicts.
         ids: Model id of each word, ``[token]``.
         start_id: Model id that begins every sequence, or None.
-        cached: Whether keys and values are kept from word to word.
-        padded: Whether sequences of unequal length share a batch.
+        cached: Whether keys and values are kept from word to word, where the model can.
         reading: The layer that is read; None for the model's own answer.
     """
 
@@ -53,7 +61,6 @@ class LanguageModel:
     ids: Int[Tensor, " token"]
     start_id: int | None
     cached: bool
-    padded: bool
     reading: LayerReading | None = None
 
     @property
@@ -65,6 +72,11 @@ class LanguageModel:
         """Return what a record says of the model and of the words it predicts."""
         words = digest_json([self.ids.tolist(), self.start_id])
         return {**describe(self.session), "name": self.name, "vocabulary_sha256": words}
+
+    @property
+    def keeps_cache(self) -> bool:
+        """Whether words are read on from keys and values, of the model as it is now."""
+        return self.cached and branching(self.model) and window(self.model) is None
 
     @property
     def longest(self) -> int:
@@ -115,7 +127,7 @@ class LanguageModel:
                 than the context; NaN among the probabilities.
         """
         self._require_lengths(prefixes)
-        if self.cached:
+        if self.keeps_cache:
             return NetworkCursor(self, prefixes)
         n_rows = max(1, self.words_at_once // prefixes.shape[1])
         return RereadCursor(self._read_last, prefixes, len(self.ids), n_rows)
@@ -273,7 +285,7 @@ class NetworkCursor:
 
     def _size(self, ascending: Ids) -> int:
         """How many of the shortest rows left are read together."""
-        if not self._network.padded:
+        if not takes_positions(self._network.session):
             return min(int((ascending == ascending[0]).sum()), ROWS_AT_ONCE)
         fits = np.arange(1, len(ascending) + 1) * ascending <= self._network.words_at_once
         return min(max(1, int(fits.sum())), ROWS_AT_ONCE)

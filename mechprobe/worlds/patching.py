@@ -275,7 +275,7 @@ def _positions(positions: Sequence[int], max_tokens: int, extent: str) -> list[i
 
 
 def _require_cache(net: LanguageModel) -> None:
-    if not net.cached:
+    if not net.keeps_cache:
         msg = (
             f"{net.name} keeps no cache whose rows can be repeated, and strings are followed from "
             "the keys and values of a patched prefix; pass a TransformerBridge with full attention "
