@@ -77,6 +77,25 @@ def test_settings_change_nothing(model: Any, call: Call, setting: str) -> None:
     assert differ(found, right) == ""
 
 
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_loading_under_settings(setting: str, tmp_path: Path) -> None:
+    import mechprobe as mp
+    from mechprobe.worlds.shipped import load_shipped
+
+    folder, found = save_tiny(tmp_path, "llama", tasks=True), list[Any]()
+    for name in ("none", setting):
+        with SETTINGS[setting]() if name == setting else nullcontext():
+            model = mp.load_model(folder, device="cpu")
+            net, world = load_shipped("random_walks")
+            walks = world.random_walks(1, np.random.default_rng(0), length=8)
+            net.read(walks[0][None])
+        assert not any(p.is_inference() for p in model.parameters())
+        found.append((own_logits(model.original_model, IDS), net.read(walks[0][None])))
+    torch.testing.assert_close(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+
+
 @pytest.mark.parametrize("setting", ["no_grad", "inference", "meta", "float64", "bfloat16"])
 def test_training_under_settings(setting: str, tmp_path: Path) -> None:
     """Every TransformerLens notebook begins by switching gradients off."""

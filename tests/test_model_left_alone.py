@@ -268,6 +268,8 @@ def _alarmed() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
+# Python swallows an interruption that comes in the middle of a finaliser, and says so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("_alarmed")
 @pytest.mark.parametrize("call", INTERRUPTED, ids=lambda c: c.name)
 def test_after_an_interruption(make: Make, call: Call) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mechprobe.models import packaged
 from mechprobe.models.identity import Source, remember
 from mechprobe.models.quiet import quiet
+from mechprobe.models.session import alone
 from mechprobe.models.support import unsupported_reason
 from mechprobe.provenance import digest_file
 
@@ -20,6 +21,7 @@ _TOKENIZER_FILES = (
 _HUB_SECONDS = 10
 
 
+@alone
 def load_model(
     name: str | Path = packaged.NAME,
     *,

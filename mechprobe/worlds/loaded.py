@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mechprobe.models import Model, branching, load_model, require_readable, window
+from mechprobe.models import Model, alone, branching, load_model, require_readable, window
 from mechprobe.models.identity import source_of
 from mechprobe.models.protocol import model_name
 from mechprobe.worlds.base import World
@@ -12,6 +12,7 @@ from mechprobe.worlds.network import LanguageModel
 from mechprobe.worlds.vocabulary import TOKENS_FILE, stored_vocabulary, word_ids
 
 
+@alone
 def language_model(
     model: Model,
     world: World,
@@ -55,6 +56,7 @@ def language_model(
     return LanguageModel(called, model, world, ids, start_id, keeps)
 
 
+@alone
 def load_sequence_model(
     folder: str | Path, world: World, *, device: str | None = None, name: str | None = None
 ) -> LanguageModel:
