@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -110,14 +110,22 @@ class Reader:
             return sink
 
         sinks = {last_stream(self.session.model): [keep(0, None), keep_last]}
-        for entry, (layer, name) in enumerate(zip(self.entries, self._names, strict=True), start=1):
+        for entry, (layer, name) in enumerate(zip(self.entries, self.names, strict=True), start=1):
             translate = translator_for(self.translators, layer)
             sinks.setdefault(name, []).append(keep(entry, translate))
         return {name: _each(parts) for name, parts in sinks.items()}
 
-    @cached_property
-    def _names(self) -> list[str]:
-        return stream_names(self.session.model, self.entries, self.stream)
+    @property
+    def names(self) -> list[str]:
+        """Activation of each entry.
+
+        Raises:
+            NotImplementedError: A stream that the model does not have.
+        """
+        found: Callable[[], list[str]] = partial(
+            stream_names, self.session.model, self.entries, self.stream
+        )
+        return self.session.fact(("streams", self.stream, *self.entries), found)
 
     def _apply_norm(self, rows: Float[Tensor, "entry batch row d_model"]) -> None:
         """Put rows through the final norm, in place.

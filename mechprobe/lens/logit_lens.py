@@ -43,7 +43,6 @@ from mechprobe.models import (
     batches,
     describe,
     opened,
-    stream_names,
     token_ids,
 )
 from mechprobe.provenance import Call
@@ -195,14 +194,15 @@ def lens_reader(
         raise ValueError(msg)
     require_stream(stream)
     chosen = resolve_layers(session.model, layers, stream)
-    stream_names(session.model, chosen, stream)
     unknown = (
         [x for x in translators if x not in chosen] if isinstance(translators, Mapping) else []
     )
     if unknown:
         msg = f"translators has layer {unknown[0]!r}, which is not read; layers: {chosen}."
         raise ValueError(msg)
-    return Reader(session, chosen, stream, norm, translators)
+    reader = Reader(session, chosen, stream, norm, translators)
+    _ = reader.names
+    return reader
 
 
 def _real(reader: Reader) -> torch.dtype:

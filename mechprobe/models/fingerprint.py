@@ -6,10 +6,10 @@ over. What libraries write down of passes that are over is left out.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 from weakref import ProxyTypes, ref
@@ -124,6 +124,7 @@ class _Walk:
         self._number: dict[int, int] = {}
         self._todo: list[tuple[Any, str]] = []
         self.classes: dict[type, Any] = {}
+        self._points: dict[type, bool] = {}
 
     @property
     def training(self) -> tuple[str, ...]:
@@ -150,8 +151,11 @@ class _Walk:
             if isinstance(found, nn.Module):
                 self._look_at_module(found, name)
             else:
-                parts = [(k, v) for k, v in vars(found).items() if k not in _SKIPPED]
-                self.out.append((type(found), [(k, self._value(v, name)) for k, v in parts]))
+                parts = [
+                    (k, v if v.__class__ in _PLAIN else self._value(v, name))
+                    for k, v in vars(found).items() if k not in _SKIPPED
+                ]  # fmt: skip
+                self.out.append((type(found), parts))
 
     def _look_at_module(self, module: nn.Module, name: str) -> None:
         parts = module.__dict__
@@ -169,17 +173,30 @@ class _Walk:
 
     def _parts(self, parts: dict[str, Any], name: str, out: list[Any]) -> None:
         dot = f"{name}." if name else ""
-        for key, value in parts.items():
-            if key in _SKIPPED or (value.__class__ in _CONTAINERS and not value):
-                continue
-            plain = value.__class__ in _PLAIN
-            out.append((key, value if plain else self._value(value, dot + key)))
+        for key in _telling(tuple(parts)):
+            value = parts[key]
+            if value.__class__ in _PLAIN:
+                out.append((key, value))
+            elif value.__class__ not in _CONTAINERS or value:
+                out.append((key, self._value(value, dot + key)))
         for key, child in parts["_modules"].items():
+            if child is None or self._says_nothing(child):
+                out.append((key, type(child)))
+                continue
             self._tree.add(id(child))
-            out.append((key, None if child is None else self.module(child, dot + key)))
+            out.append((key, self.module(child, dot + key)))
         for kind in ("_parameters", "_buffers"):
             for key, value in parts[kind].items():
                 out.append((key, None if value is None else self._tensor(value, dot + key)))
+
+    def _says_nothing(self, module: nn.Module) -> bool:
+        """Whether a module is a hook point that nobody listens to, as most modules of a bridge."""
+        kind, parts = type(module), module.__dict__
+        if kind not in self._points:
+            self._points[kind] = is_hook_point(module)
+            self._class(kind, kind.__name__)
+        heard = parts["_forward_hooks"] or parts["_forward_pre_hooks"]
+        return self._points[kind] and not heard and "forward" not in parts
 
     def _hooks(self, parts: dict[str, Any], name: str, out: list[Any]) -> None:
         for kind in ("_forward_hooks", "_forward_pre_hooks"):
@@ -221,8 +238,12 @@ class _Walk:
 
     def _value(self, value: Any, name: str) -> Any:
         """Return what an attribute is, down to what functions close over."""
+        if id(value) in self._number:
+            return self._number[id(value)]
         if type(value) in _PLAIN or isinstance(value, type | BuiltinFunctionType | range | slice):
             return value
+        if self._points.get(type(value)) and self._says_nothing(value):
+            return type(value)
         if isinstance(value, (*ProxyTypes, ref, RemovableHandle)):
             return "a reference"
         if isinstance(value, Tensor):
@@ -250,23 +271,35 @@ class _Walk:
         return self.module(value, name) if hasattr(value, "__dict__") else _Same(value)
 
 
+@cache
+def _telling(attributes: tuple[str, ...]) -> list[str]:
+    """Return which attributes of a module are looked at."""
+    return [name for name in attributes if name not in _SKIPPED]
+
+
 def _used(function: FunctionType) -> list[Any]:
     """Return the functions of its module that a function calls, as they are at the moment."""
     found: list[Any] = []
     for name in function.__code__.co_names:
-        value = function.__globals__.get(name)
+        value: Any = function.__globals__.get(name)
         if isinstance(value, FunctionType):
             found.append(value)
-        elif isinstance(value, MutableMapping):  # which attention is computed by which function
+        elif _is_mapping(type(value)):  # which attention is computed by which function
             named = [(k, f) for k, f in value.items() if isinstance(f, FunctionType)]
             found.append([(k, f) for k, f in named if not str(k).startswith("mechprobe")])
     return found
+
+
+@cache
+def _is_mapping(kind: type) -> bool:
+    return issubclass(kind, MutableMapping)
 
 
 class _Closure:
     """What a function reads besides its arguments."""
 
     def __init__(self, function: FunctionType) -> None:
+        self.function = function
         self.defaults = function.__defaults__, function.__kwdefaults__
         self.cells = [_contents(cell) for cell in function.__closure__ or ()]
 
@@ -294,31 +327,33 @@ class _Same:
     __hash__: Any = None
 
 
+@torch.no_grad()
 def digests(tensors: Iterable[Tensor]) -> list[tuple[Any, ...]]:
     """Return dtype, shape, content and device of each tensor, in order."""
-    every = [t.detach() for t in tensors]
+    every = list(tensors)
     cut = [pieces(t) for t in every]
     flat = [p for some in cut for p in some]
-    if sum(map(len, flat)) < _PIECE:
-        found = iter([_digest(p) for p in flat])
-    else:
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            found = iter(list(pool.map(_digest, flat)))
+    n = torch.get_num_threads() if sum(map(len, flat)) > _PIECE else 1
+    found: list[Any] = [None] * len(flat)
+    with ThreadPoolExecutor(n) as pool:
+        for i, some in enumerate(pool.map(_digested, [flat[i::n] for i in range(n)])):
+            found[i::n] = some
+    each = iter(found)
     return [
-        (t.dtype, tuple(t.shape), [next(found) for _ in some], t.device)
+        (t.dtype, tuple(t.shape), [next(each) for _ in some], t.device)
         for t, some in zip(every, cut, strict=True)
     ]
 
 
-@torch.no_grad()
+def _digested(some: Sequence[Shaped[Tensor, " byte"]]) -> list[Any]:
+    return [_digest(piece) for piece in some]
+
+
 def pieces(tensor: Shaped[Tensor, "..."]) -> list[Tensor]:
     """Return a tensor's bytes, in pieces that lie together."""
-    if tensor.is_meta or tensor.numel() == 0:
-        return []
-    if tensor.is_quantized:
-        tensor = tensor.int_repr()
-    flat = tensor.contiguous().flatten().view(torch.uint8)
-    return list(flat.split(_PIECE))
+    plain = tensor.int_repr() if tensor.is_quantized else tensor
+    flat = plain.contiguous().flatten().view(torch.uint8)
+    return [flat] if len(flat) <= _PIECE else list(flat.split(_PIECE))
 
 
 def _digest(piece: Shaped[Tensor, " byte"]) -> Any:

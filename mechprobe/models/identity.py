@@ -61,8 +61,7 @@ def describe(session: Session) -> dict[str, Json]:
     source, then = _sources.get(module) or (None, None)
     config = getattr(hugging_face(session.model), "config", None)
     # Weights that were written to after loading are no longer those of the files.
-    same_weights = then is not None and then.weights == now.weights
-    changed = _changed(then, now) if then is not None else []
+    same_weights, changed = session.fact("since loading", lambda: _changed(then, now))
     note = "weights in memory" if source is None else source.note
     if changed:
         note = f"{note}; changed in memory after loading".removeprefix("; ")
@@ -94,15 +93,18 @@ def describe(session: Session) -> dict[str, Json]:
     }
 
 
-def _changed(then: Fingerprint, now: Fingerprint) -> list[str]:
-    """Return what of a model is no longer as it was loaded, in a few words."""
+def _changed(then: Fingerprint | None, now: Fingerprint) -> tuple[bool, list[str]]:
+    """Return whether weights are as they were loaded, and what is not, in a few words."""
+    if then is None:
+        return False, []
     other = [
         name for name in {**then.weights, **now.weights}
         if then.weights.get(name) != now.weights.get(name)
     ]  # fmt: skip
     found = [f"weight {name}" for name in other[:_FEW]]
     found += [f"{len(other) - _FEW} more weights"] if len(other) > _FEW else []
-    return found + (["modules or their attributes"] if then.structure != now.structure else [])
+    found += ["modules or their attributes"] if then.structure != now.structure else []
+    return not other, found
 
 
 def _arithmetic(session: Session) -> dict[str, Json]:

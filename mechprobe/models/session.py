@@ -16,7 +16,7 @@ from mechprobe.models.ambient import autocast_devices, steady
 from mechprobe.models.fingerprint import Fingerprint, fingerprint
 from mechprobe.models.notes import Notes
 from mechprobe.models.protocol import Model, input_device, model_name, tokenizer_of
-from mechprobe.models.support import require_blocks, require_finite, require_readable
+from mechprobe.models.support import require_blocks, require_eval, require_finite, require_readable
 from mechprobe.models.unembed import Unembedding, unembedding
 
 P = ParamSpec("P")
@@ -186,7 +186,7 @@ def _session(model: object, call: _Held) -> Session:
     found = require_readable(model)
     module: Any = model
     now = fingerprint(module)
-    require_readable(model, now.training)
+    require_eval(found, now.training)
     before = _KEPT.get(module)
     if before is None or before[0] != now or not now.is_calm:
         require_blocks(found)

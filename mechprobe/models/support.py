@@ -12,19 +12,17 @@ from mechprobe.models.protocol import Model, is_bridge, model_name, tokenizer_of
 _EXTRA_READOUT = ("mlm_head", "prediction_head", "project_out", "hc_head", "sigma_map")
 
 
-def require_readable(model: object, training: Sequence[str] = ()) -> Model:
+def require_readable(model: object) -> Model:
     """Return ``model`` if mechprobe can analyse it.
 
     Args:
         model: What the user passed.
-        training: Names of its modules that are in training mode.
 
     Raises:
         TypeError: It is not a TransformerLens model.
         NotImplementedError: Its architecture has no single residual stream that a final norm and
             an unembedding read: encoder-decoder, encoder-only, several streams, extra heads; or
             its ``forward`` was replaced, which mechprobe would not run.
-        ValueError: It is in training mode.
     """
     if isinstance(model, nn.Module) and "_orig_mod" in model._modules:
         msg = (
@@ -43,6 +41,19 @@ def require_readable(model: object, training: Sequence[str] = ()) -> Model:
     if reason:
         msg = f"{model_name(model)} is not supported: {reason}"
         raise NotImplementedError(msg)
+    return model
+
+
+def require_eval(model: Model, training: Sequence[str]) -> None:
+    """Refuse a model that answers otherwise in training mode, and is in it.
+
+    Args:
+        model: The model.
+        training: Names of its modules that are in training mode and heed it.
+
+    Raises:
+        ValueError: There are any.
+    """
     if training:
         more = f" and {len(training) - 1} more" if len(training) > 1 else ""
         inner = ", and of its original_model" if is_bridge(model) else ""
@@ -51,7 +62,6 @@ def require_readable(model: object, training: Sequence[str] = ()) -> Model:
             f"{training[0]}{more}. Call .eval() of the model{inner}."
         )
         raise ValueError(msg)
-    return model
 
 
 def unsupported_reason(model: Model) -> str:
