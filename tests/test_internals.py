@@ -75,6 +75,14 @@ def test_stream_names(tiny: Callable[..., Any], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_block_names(tiny: Callable[..., Any], name: str) -> None:
+    from mechprobe.models.internals import block_names
+
+    model = tiny(name)
+    assert block_names(model) == [f"blocks.{layer}" for layer in range(model.cfg.n_layers)]
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_attention_name_and_attention_hooks(tiny: Callable[..., Any], name: str) -> None:
     from mechprobe.models import internals
 

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -80,6 +81,67 @@ def test_a_twin_is_trusted_only_where_it_gave_the_same(
             if wrong != "logits":
                 run(session, ids, {}, logits="all", **options)
                 assert own_passes.since() == 0
+
+
+def _swap(layers: Any) -> None:
+    layers[0], layers[1] = layers[1], layers[0]
+
+
+def _repeat(layers: Any) -> None:
+    layers[1] = layers[0]
+
+
+def _drop(layers: Any) -> None:
+    del layers[1]
+
+
+def _replace(layers: Any) -> None:
+    layers[1] = torch.nn.Identity()
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (_swap, r"blocks\.1, blocks\.0, blocks\.2 of its 3 blocks"),
+        (_repeat, r"blocks\.0, blocks\.0, blocks\.2 of its 3 blocks"),
+        (_replace, r"blocks\.0, None, blocks\.2 of its 3 blocks"),
+        (_drop, r"blocks\.0, blocks\.2 of its 3 blocks"),
+    ],
+)
+def test_a_layer_is_what_its_name_says(
+    tmp_path: Path, change: Callable[[Any], object], found: str
+) -> None:
+    import mechprobe as mp
+
+    model: Any = mp.load_model(save_tiny(tmp_path, "llama"), device="cpu")
+    mp.logit_lens(model, [[1, 2, 3]], progress=False)
+    change(model.original_model.model.layers)
+    with pytest.raises(NotImplementedError, match=f"layers of .* were changed: it runs {found}"):
+        mp.logit_lens(model, [[1, 2, 3]], progress=False)
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_an_activation_that_never_comes_by(tmp_path: Path, *, foreign: bool) -> None:
+    """Neither NaN nor nothing stands in for it, whoever does the pass; nor is an edit dropped."""
+    import mechprobe as mp
+    from mechprobe.models import looking_at, run
+
+    model: Any = mp.load_model(save_tiny(tmp_path, "llama"), device="cpu")
+    model.original_model.model.layers[1].mlp = torch.nn.Identity()
+    if foreign:
+        model.original_model.register_forward_hook(forwarding)
+    message = "has a name for blocks.1.hook_mlp_out, which never comes by"
+    for _ in range(2):
+        with pytest.raises(NotImplementedError, match=message):
+            mp.logit_lens(model, [[1, 2, 3]], stream="mlp_out", progress=False)
+    with looking_at(model) as session, pytest.raises(NotImplementedError, match=message):
+        run(session, IDS, {}, edit={"blocks.1.hook_mlp_out": torch.zeros_like})
+    found = mp.logit_lens(model, [[1, 2, 3]], progress=False)
+    assert bool(np.isfinite(found.data["entropy"].values).all())
+
+
+def forwarding(*_: Any) -> None:
+    """Hear a pass of somebody's, and do nothing."""
 
 
 def keeper(heard: list[Tensor]) -> Callable[[Tensor], None]:

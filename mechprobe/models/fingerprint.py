@@ -345,7 +345,7 @@ def digests(tensors: Iterable[Tensor]) -> list[tuple[Any, ...]]:
     ]
 
 
-def _digested(some: Sequence[Shaped[Tensor, " byte"]]) -> list[Any]:
+def _digested(some: Sequence[Shaped[Tensor, " _"]]) -> list[Any]:
     return [_digest(piece) for piece in some]
 
 
