@@ -140,7 +140,7 @@ def attention_path(session: Session, score: Score, *, qk_norm: bool = False) -> 
         ValueError: ``qk_norm`` for a score that has it built in, or for a model without one; or
             what is read does not give the model's own attention scores.
     """
-    hooks, name = _named(session), session.name
+    hooks, name = attention_hooks(session.model), session.name
     if not {QUERY, KEY} <= hooks:
         msg = f"{name} shows no queries and keys of its heads ({QUERY}, {KEY}) to read."
         raise NotImplementedError(msg)
@@ -158,10 +158,6 @@ def attention_path(session: Session, score: Score, *, qk_norm: bool = False) -> 
             raise NotImplementedError(msg)
         return replace(shown, score=score)
     return AttentionPath(session, score, QUERY, KEY, None)
-
-
-def _named(session: Session) -> set[str]:
-    return session.fact("attention hooks", lambda: attention_hooks(session.model))
 
 
 def score_error(session: Session, ids: Int[Tensor, "batch pos"]) -> tuple[float, str]:
@@ -194,7 +190,7 @@ def _shown_scores(session: Session) -> tuple[AttentionPath | None, str]:
 
 def _scores_hooks(session: Session) -> tuple[tuple[str, str] | None, str]:
     """Return the activations of queries and keys as the softmax gets them, but for a rotation."""
-    if SCORES not in _named(session):
+    if SCORES not in attention_hooks(session.model):
         return None, f"it shows no attention scores ({SCORES})."
     fired = _fired(session, (*ROTATED, SCORES, PATTERN))
     if not {SCORES, PATTERN} <= set(fired):
@@ -251,7 +247,7 @@ def _probe_ids(session: Session) -> Tensor:
 def _fired(session: Session, hooks: tuple[str, ...]) -> dict[str, Tensor]:
     """Return which attention activations of layer 0 really come by: a name alone is no promise."""
     found: dict[str, Tensor] = {}
-    known = _named(session)
+    known = attention_hooks(session.model)
 
     def keep(hook: str) -> Callable[[Tensor], None]:
         return lambda activation: found.__setitem__(hook, activation)
