@@ -378,15 +378,46 @@ def test_a_pass_writes_nothing_but_notes(tmp_path: Path, name: str) -> None:
 
 
 def test_recipes(tmp_path: Path) -> None:
-    """Each is found in a bridge or its settings; ``tokenizer`` in a ``HookedTransformer``."""
+    """Each is found in a bridge or its settings; some in a ``HookedTransformer`` only."""
     from mechprobe.models.internals import RECIPES, roots
 
     model = loaded(tmp_path, "llama")
     model.generate(IDS[:1], max_new_tokens=1, verbose=False)
     found = {key for root in roots(model) for module in root.modules() for key in vars(module)}
     found |= {key for config in (model.cfg, model.original_model.config) for key in vars(config)}
-    assert RECIPES - found == {"tokenizer", "_commit_hash"}  # the latter in what a hub sent
+    hooked = {"tokenizer", "mod_dict", "hook_dict"}
+    assert RECIPES - found == {*hooked, "_commit_hash"}  # the latter in what a hub sent
     assert hasattr(model, "tokenizer")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_weight_and_buffer_is_seen(tiny: Callable[..., Any], name: str) -> None:
+    from mechprobe.models.fingerprint import fingerprint
+    from mechprobe.models.internals import roots
+
+    model = tiny(name)
+    every = {id(t) for m in roots(model) for t in (*m.parameters(), *m.buffers())}
+    assert len(fingerprint(model).weights) == len(every)
+
+
+@pytest.mark.parametrize("kept", [list, tuple, dict, set])
+def test_two_parts_of_one_container_are_two(kept: type) -> None:
+    """Of tensors and modules that hang on a model by an attribute of any kind."""
+    from mechprobe.models.fingerprint import fingerprint
+
+    loose = [torch.ones(2), torch.zeros(3)]
+    parts = [torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]
+    for some in (loose, parts):
+        model: Any = torch.nn.Linear(2, 2)
+        model.some = dict(enumerate(some)) if kept is dict else kept(some)
+        before = fingerprint(model)
+        for part in some:
+            tensor: Any = part.weight if isinstance(part, torch.nn.Linear) else part
+            was = tensor.data.clone()
+            tensor.data.add_(1)
+            assert fingerprint(model) != before
+            tensor.data.copy_(was)
+            assert fingerprint(model) == before
 
 
 @pytest.mark.parametrize("name", KINDS)

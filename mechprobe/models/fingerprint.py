@@ -118,6 +118,7 @@ class _Walk:
         self.out: list[Any] = []
         self.tensors: dict[int, tuple[str, Tensor]] = {}
         self.foreign: list[str] = []
+        self._names: set[str] = set()
         self._training: list[tuple[int, str]] = []
         # What a forward pass goes through; others are templates that a bridge was built from.
         self._tree: set[int] = set()
@@ -224,8 +225,12 @@ class _Walk:
             return _Same(tensor)
         if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
             return self._subclass(tensor, name)
-        first, _ = self.tensors.setdefault(id(tensor), (name, tensor))
-        return first, tensor.requires_grad
+        if id(tensor) not in self.tensors:
+            while name in self._names:  # two parts in one container, say
+                name += "'"
+            self._names.add(name)
+            self.tensors[id(tensor)] = name, tensor
+        return self.tensors[id(tensor)][0], tensor.requires_grad
 
     def _subclass(self, tensor: Any, name: str) -> Any:
         """Return what is in a tensor that keeps its numbers in others, quantised for instance."""
@@ -249,9 +254,10 @@ class _Walk:
         if isinstance(value, Tensor):
             return self._tensor(value, name)
         if isinstance(value, dict):
-            return [(self._value(k, name), self._value(v, name)) for k, v in value.items()]
+            return [(self._value(k, name), self._value(v, f"{name}.{k}")) for k, v in value.items()]
         if isinstance(value, _SEVERAL):
-            return type(value).__name__, [self._value(v, name) for v in value]
+            parts = [self._value(v, f"{name}.{i}") for i, v in enumerate(value)]
+            return type(value).__name__, parts
         if callable(value) and not isinstance(value, nn.Module):
             return self._function(value, name)
         return self.module(value, name) if hasattr(value, "__dict__") else _Same(value)
