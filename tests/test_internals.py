@@ -75,14 +75,6 @@ def test_stream_names(tiny: Callable[..., Any], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_block_names(tiny: Callable[..., Any], name: str) -> None:
-    from mechprobe.models.internals import block_names
-
-    model = tiny(name)
-    assert block_names(model) == [f"blocks.{layer}" for layer in range(model.cfg.n_layers)]
-
-
-@pytest.mark.parametrize("name", KINDS)
 def test_attention_name_and_attention_hooks(tiny: Callable[..., Any], name: str) -> None:
     from mechprobe.models import internals
 
@@ -386,38 +378,8 @@ def test_recipes(tmp_path: Path) -> None:
     found = {key for root in roots(model) for module in root.modules() for key in vars(module)}
     found |= {key for config in (model.cfg, model.original_model.config) for key in vars(config)}
     hooked = {"tokenizer", "mod_dict", "hook_dict"}
-    assert RECIPES - found == {*hooked, "_commit_hash"}  # the latter in what a hub sent
+    assert RECIPES - found == {*hooked, "_commit_hash"}  # the last in what a hub sent
     assert hasattr(model, "tokenizer")
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_every_weight_and_buffer_is_seen(tiny: Callable[..., Any], name: str) -> None:
-    from mechprobe.models.fingerprint import fingerprint
-    from mechprobe.models.internals import roots
-
-    model = tiny(name)
-    every = {id(t) for m in roots(model) for t in (*m.parameters(), *m.buffers())}
-    assert len(fingerprint(model).weights) == len(every)
-
-
-@pytest.mark.parametrize("kept", [list, tuple, dict, set])
-def test_two_parts_of_one_container_are_two(kept: type) -> None:
-    """Of tensors and modules that hang on a model by an attribute of any kind."""
-    from mechprobe.models.fingerprint import fingerprint
-
-    loose = [torch.ones(2), torch.zeros(3)]
-    parts = [torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]
-    for some in (loose, parts):
-        model: Any = torch.nn.Linear(2, 2)
-        model.some = dict(enumerate(some)) if kept is dict else kept(some)
-        before = fingerprint(model)
-        for part in some:
-            tensor: Any = part.weight if isinstance(part, torch.nn.Linear) else part
-            was = tensor.data.clone()
-            tensor.data.add_(1)
-            assert fingerprint(model) != before
-            tensor.data.copy_(was)
-            assert fingerprint(model) == before
 
 
 @pytest.mark.parametrize("name", KINDS)

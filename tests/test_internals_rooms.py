@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.test_internals import loaded, weight
+from tests.test_internals import KINDS, loaded, weight
 
 ROOMS = ("lens", "heads", "worlds", "results", "plots", "tasks", "stats", "kernels")
 PACKAGE = Path(__file__).parents[1] / "mechprobe"
@@ -58,6 +58,14 @@ def f(model, layer):
 '''
     lines = {line for line, text in texts(ast.parse(source)) if NAMES.search(text)}
     assert lines == {3, 7, 8, 9}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_block_names(tiny: Callable[..., Any], name: str) -> None:
+    from mechprobe.models.internals import block_names
+
+    model = tiny(name)
+    assert block_names(model) == [f"blocks.{layer}" for layer in range(model.cfg.n_layers)]
 
 
 def test_adapters(tmp_path: Path) -> None:

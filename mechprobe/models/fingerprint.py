@@ -5,7 +5,7 @@ counts. Modules are told by their class, plain attributes, hooks, and by what th
 over. What libraries write down of passes that are over is left out.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 from weakref import ProxyTypes, ref
 
+import numpy as np
 import torch
 import xxhash
 from jaxtyping import Shaped
@@ -45,7 +46,7 @@ _APART = frozenset({
     "_load_state_dict_post_hooks", "_compiled_call_impl",
 })  # fmt: skip
 _SKIPPED = _APART | NOTES | RECIPES
-_SEVERAL = (list, tuple, set, frozenset)
+_SEVERAL = (list, tuple, set, frozenset, deque)
 _CONTAINERS = (dict, list, set, OrderedDict)
 _PIECE = 2**25  # bytes that one thread digests at a time
 
@@ -260,7 +261,16 @@ class _Walk:
             return type(value).__name__, parts
         if callable(value) and not isinstance(value, nn.Module):
             return self._function(value, name)
-        return self.module(value, name) if hasattr(value, "__dict__") else _Same(value)
+        if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.dtype != "O"):
+            return type(value), str(value.dtype), value.shape, value.tobytes()
+        return self._object(value, name)
+
+    def _object(self, value: Any, name: str) -> Any:
+        """Return what an object of any class is; what has no attributes may hide anything."""
+        if hasattr(value, "__dict__"):
+            return self.module(value, name)
+        self.foreign.append(f"{name} ({type(value).__name__}, which cannot be looked into)")
+        return _Same(value)
 
     def _function(self, value: Any, name: str) -> Any:
         if not of_library(value):
@@ -274,7 +284,7 @@ class _Walk:
             if number == len(self._todo):
                 self._todo.append((_Closure(value), name))
             return value.__code__, number
-        return self.module(value, name) if hasattr(value, "__dict__") else _Same(value)
+        return self._object(value, name)
 
 
 @cache

@@ -52,7 +52,7 @@ RECIPES = frozenset({
     "_hook_registry", "_hook_alias_registry", "_property_alias_registry", "real_components",
     "submodules", "_n_params_total", "_is_hf_initialized", "_hf_forward_wrapped",
     "_hook_registry_initialized", "_capture_hf_cache", "adapter", "_driver",
-    "mod_dict", "hook_dict",
+    "mod_dict", "hook_dict", "_weight_conversions",
     # Names of places and versions.
     "_name_or_path", "name_or_path", "model_name", "tokenizer_name", "_commit_hash",
     "transformers_version",
