@@ -68,3 +68,21 @@ def test_two_parts_of_one_container_are_two(kept: type) -> None:
             assert fingerprint(model) != before
             tensor.data.copy_(was)
             assert fingerprint(model) == before
+
+
+def test_a_hook_point_of_ones_own_is_seen(tmp_path: Path) -> None:
+    """Most hook points say nothing, but one whose ``forward`` was replaced does."""
+    import mechprobe as mp
+
+    model: Any = loaded(tmp_path, "llama")
+    ids = [[5, 9, 17]]
+    mp.logit_lens(model, ids, progress=False)
+    model.blocks[0].hook_out.forward = doubled
+    found = mp.logit_lens(model, ids, top_k=5, progress=False).data
+    own = model.original_model(torch.tensor(ids)).logits[0, -1].log_softmax(-1).detach().numpy()
+    top, said = found["model_token"].values.ravel(), found["model_log_prob"].values.ravel()
+    np.testing.assert_allclose(said, own[top], atol=1e-4)
+
+
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    return 2 * x

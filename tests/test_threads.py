@@ -132,7 +132,7 @@ class Crowd:
         assert not any(thread.is_alive() for thread in threads), "a thread waits for ever"
 
 
-def _verdict(crowd: Crowd, n_calls: int) -> None:
+def assert_right(crowd: Crowd, n_calls: int) -> None:
     report = "\n".join(crowd.wrong[:8])
     assert not crowd.wrong, f"{len(crowd.wrong)} of {n_calls} calls\n{report}"
     assert crowd.n_right + crowd.n_refused == n_calls
@@ -144,7 +144,7 @@ def _verdict(crowd: Crowd, n_calls: int) -> None:
 def test_one_model(folders: dict[str, Path], kind: str, n_threads: int) -> None:
     crowd = Crowd([loaded(folders[kind])], _jobs(), N_CALLS)
     crowd.run(n_threads)
-    _verdict(crowd, N_CALLS)
+    assert_right(crowd, N_CALLS)
 
 
 @pytest.mark.parametrize("n_threads", [2, 8])
@@ -152,7 +152,7 @@ def test_two_models(folders: dict[str, Path], n_threads: int) -> None:
     """Other weights, and another architecture."""
     crowd = Crowd([loaded(folders["llama"]), loaded(folders["gpt2"])], _jobs(), N_CALLS)
     crowd.run(n_threads)
-    _verdict(crowd, N_CALLS)
+    assert_right(crowd, N_CALLS)
 
 
 @pytest.mark.parametrize("n_threads", [2, 8])
@@ -173,7 +173,7 @@ def test_two_bridges_around_one_model(folders: dict[str, Path], n_threads: int) 
     assert second.original_model is first.original_model
     crowd = Crowd([first, second], _jobs(), N_CALLS)
     crowd.run(n_threads)
-    _verdict(crowd, N_CALLS)
+    assert_right(crowd, N_CALLS)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -183,8 +183,8 @@ def test_beside_plain_hugging_face(folders: dict[str, Path], kind: str) -> None:
     crowd = Crowd([model], _jobs(), N_CALLS // 2)
     own = Crowd([model], _plain_jobs(), N_CALLS // 2)
     crowd.run(3, besides=own.work)
-    _verdict(own, N_CALLS // 2)
-    _verdict(crowd, N_CALLS // 2)
+    assert_right(own, N_CALLS // 2)
+    assert_right(crowd, N_CALLS // 2)
     assert own.n_refused == 0
 
 
@@ -197,7 +197,7 @@ def test_a_first_call_from_many_threads(folders: dict[str, Path]) -> None:
         crowd.models, crowd.right = [model], {(0, _jobs()[0].name): right}
         crowd.todo = [(0, _jobs()[0])] * 8
         crowd.run(8)
-        _verdict(crowd, 8)
+        assert_right(crowd, 8)
 
 
 def test_hooks_of_one_thread_are_not_heard_in_another(folders: dict[str, Path]) -> None:
@@ -209,7 +209,7 @@ def test_hooks_of_one_thread_are_not_heard_in_another(folders: dict[str, Path]) 
                                                     **QUIET)), _jobs()[0]]  # fmt: skip
     crowd = Crowd([model], jobs, N_CALLS // 2)
     crowd.run(4)
-    _verdict(crowd, N_CALLS // 2)
+    assert_right(crowd, N_CALLS // 2)
     assert not any(p.fwd_hooks for p in model.hook_dict.values())
 
 
@@ -228,7 +228,7 @@ def test_a_thread_that_fails_lets_the_others_go_on(folders: dict[str, Path]) -> 
 
     crowd = Crowd([model], _jobs()[:4], N_CALLS // 4)
     crowd.run(2, besides=fails)
-    _verdict(crowd, N_CALLS // 4)
+    assert_right(crowd, N_CALLS // 4)
 
 
 @pytest.mark.parametrize("foreign", [False, True])

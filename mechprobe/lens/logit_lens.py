@@ -201,7 +201,7 @@ def lens_reader(
         msg = f"translators has layer {unknown[0]!r}, which is not read; layers: {chosen}."
         raise ValueError(msg)
     reader = Reader(session, chosen, stream, norm, translators)
-    _ = reader.names
+    _ = reader.names  # refuses before any pass
     return reader
 
 

@@ -247,9 +247,8 @@ class Cursor:
         if seen[padded] is None and self._forked_in is _calls(session):
             return True  # this one's rows were compared, when the model was the same
         if seen[padded] is None:
-            some = np.linspace(0, self.n_rows - 1, min(self.n_rows, _ROWS_COMPARED)).astype(
-                np.int64
-            )
+            n = min(self.n_rows, _ROWS_COMPARED)
+            some = np.linspace(0, self.n_rows - 1, n).astype(np.int64)
             plain, forked, rows = self.fork(some), self.fork(some), np.arange(len(some))
             plain._cache, seen[padded] = plain._cache.in_order(), True
             said = tokens[torch.as_tensor(some)]

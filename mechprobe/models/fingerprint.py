@@ -79,7 +79,7 @@ class Fingerprint:
 def fingerprint(model: nn.Module) -> Fingerprint:
     """Look at all of a model.
 
-    It costs one reading of the weights: some 50 ms for SmolLM2's 538 MB, and 15 ms for its 2,000
+    It costs one reading of the weights: some 45 ms for SmolLM2's 538 MB, and 25 ms for its 2,000
     modules.
     """
     walk = _Walk()
@@ -169,7 +169,7 @@ class _Walk:
             self._hooks(parts, name, out)
         if parts.get("_compiled_call_impl") is not None:
             self.foreign.append(f"what torch.compile made of {name or 'the model'}")
-        if not is_hook_point(module):
+        if not is_hook_point(module) or "forward" in parts:
             self._parts(parts, name, out)
         self.out.append(out)
 
