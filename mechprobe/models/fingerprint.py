@@ -258,7 +258,8 @@ class _Walk:
             return [(self._value(k, name), self._value(v, f"{name}.{k}")) for k, v in value.items()]
         if isinstance(value, _SEVERAL):
             parts = [self._value(v, f"{name}.{i}") for i, v in enumerate(value)]
-            return type(value).__name__, parts
+            unordered = type(value) in (set, frozenset)
+            return type(value).__name__, sorted(parts, key=repr) if unordered else parts
         if callable(value) and not isinstance(value, nn.Module):
             return self._function(value, name)
         if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.dtype != "O"):
