@@ -77,12 +77,21 @@ def test_a_hook_point_of_ones_own_is_seen(tmp_path: Path) -> None:
     model: Any = loaded(tmp_path, "llama")
     ids = [[5, 9, 17]]
     mp.logit_lens(model, ids, progress=False)
-    model.blocks[0].hook_out.forward = doubled
-    found = mp.logit_lens(model, ids, top_k=5, progress=False).data
-    own = model.original_model(torch.tensor(ids)).logits[0, -1].log_softmax(-1).detach().numpy()
-    top, said = found["model_token"].values.ravel(), found["model_log_prob"].values.ravel()
-    np.testing.assert_allclose(said, own[top], atol=1e-4)
+    seen = set[str]()
+    for forward in (doubled, tripled):
+        model.blocks[0].hook_out.forward = forward
+        found = mp.logit_lens(model, ids, top_k=5, progress=False)
+        own = model.original_model(torch.tensor(ids)).logits[0, -1].log_softmax(-1).detach().numpy()
+        top = found.data["model_token"].values.ravel()
+        said = found.data["model_log_prob"].values.ravel()
+        np.testing.assert_allclose(said, own[top], atol=1e-4)
+        seen.add(found.provenance.model["structure_sha256"])
+    assert len(seen) == 2
 
 
 def doubled(x: torch.Tensor) -> torch.Tensor:
     return 2 * x
+
+
+def tripled(x: torch.Tensor) -> torch.Tensor:
+    return 3 * x
