@@ -85,7 +85,7 @@ def test_a_hook_point_of_ones_own_is_seen(tmp_path: Path) -> None:
         top = found.data["model_token"].values.ravel()
         said = found.data["model_log_prob"].values.ravel()
         np.testing.assert_allclose(said, own[top], atol=1e-4)
-        seen.add(found.provenance.model["structure_sha256"])
+        seen.add(str(found.provenance.model["structure_sha256"]))
     assert len(seen) == 2
 
 
