@@ -258,8 +258,6 @@ CALLS = (
     Call("lens_padded", lens(prompts=RAGGED)),
     Call("lens_long", lens(prompts=LONG, positions=[100, -1]), core=True),
     Call("lens_text", lens(prompts=TEXT)),
-    Call("lens_screened", lens(screen=True), every=8),
-    Call("lens_bfloat16", lens(compute_dtype="bfloat16"), every=8),
     Call("lens_of_mlp", lens(stream="mlp_out"), every=8, refusal=r"mlp_out"),
     Call("lens_of_middle", lens(stream="resid_mid"), every=8, refusal=r"resid_mid"),
     Call("generate", said(max_new_tokens=4)),
@@ -293,19 +291,14 @@ CALLS = (
 
 
 def numbers(found: Any) -> Numbers:
-    """Return what a call gave as arrays by name, measured errors aside."""
+    """Return what a call gave as arrays by name."""
     if isinstance(found, np.ndarray):
         return {"array": found}
     if isinstance(found, str):
         return {"text": np.array([found])}
     if hasattr(found, "lines"):
         return {line.name: np.array([line.status]) for line in found.lines}
-    skip = ("error", "bound", "compute_same")
-    return {
-        str(name): np.asarray(found.data[name].values)
-        for name in found.data.variables
-        if not any(word in str(name) for word in skip)
-    }
+    return {str(name): np.asarray(found.data[name].values) for name in found.data.variables}
 
 
 def record(found: Any) -> Mapping[str, Any] | None:

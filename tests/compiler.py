@@ -14,6 +14,4 @@ def compiler_or_skip() -> Any:
     except RuntimeError as error:
         if "no C compiler" not in str(error):
             raise
-        pytest.skip(
-            "no C compiler on this machine; torch's steps are used, and nothing is screened"
-        )
+        pytest.skip("no C compiler on this machine; torch's steps are used")

@@ -176,19 +176,3 @@ def test_what_the_user_set_is_told(setting: str) -> None:
         switch.fp32_precision = before
     assert told["float32_precision"] == setting
     assert (told["product"] == "onednn") == (setting == "bf16" and _has_effect())
-
-
-def test_screening_is_told_with_the_reductions_it_was_given() -> None:
-    from mechprobe.kernels.arithmetic import describe
-    from mechprobe.kernels.observed import observed
-    from mechprobe.kernels.screen import screen_of
-    from mechprobe.kernels.screened import screened_readout
-
-    native = compiler_or_skip()
-    rows, W_U = torch.randn(3, 2, 8), torch.randn(300, 8).T
-    told = describe(W_U, 6, k=5, n_targets=1, native=native)
-    targets = torch.zeros(2, 1, dtype=torch.long)
-    with observed() as seen:
-        screened_readout(rows, screen_of(W_U), native, k=5, targets=targets)
-    assert seen.products == {told["product"], "screened"}
-    assert seen.reductions == {told["reductions"]} == {"compiled"}

@@ -22,7 +22,7 @@ def test_without_a_compiler_there_is_none(source: Any, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(source.shutil, "which", nowhere)
     with pytest.raises(RuntimeError, match="no C compiler was found"):
-        source.compiled("native")
+        source.built("native")
 
 
 def test_a_compiler_that_refuses_says_why(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,16 +30,16 @@ def test_a_compiler_that_refuses_says_why(source: Any, monkeypatch: pytest.Monke
     if not any(source.shutil.which(c) for c in ("cc", "gcc", "clang")):
         pytest.skip("no C compiler on this machine")
     with pytest.raises(RuntimeError, match=r"failed: .*no-such-flag"):
-        source.compiled("native")
+        source.built("native")
 
 
 def test_it_is_compiled_once() -> None:
-    from mechprobe.kernels.source import PORTABLE, compiled
+    from mechprobe.kernels.source import PORTABLE, built
 
     compiler_or_skip()
-    first = compiled("native")
-    assert compiled("native") is first
-    assert compiled("native", extras=(PORTABLE,)) is not first
+    first = built("native")
+    assert built("native") is first
+    assert built("native", extras=(PORTABLE,)) is not first
 
 
 def test_it_is_told_what_compiled_it() -> None:

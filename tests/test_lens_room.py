@@ -1,4 +1,4 @@
-"""The lens within a given memory, and with a product of lower precision."""
+"""The lens within a given memory."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,6 @@ import pytest
 import torch
 
 RAGGED = [[5, 9, 100, 42, 7, 3, 250], [8, 8, 31], [77], [4, 3, 2, 9]]
-ERROR = ("compute_logit_error", "compute_same_top", "compute_same_rank", "compute_cells")
 
 
 def _lens(model: Any, prompts: Any = None, **options: Any) -> Any:
@@ -30,8 +29,7 @@ def _watch_readout(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls.append({"rows": rows, "W_U": W_U} | kwargs)
         return readout(rows, W_U, *args, **kwargs)
 
-    for module in ("logit_lens", "lower"):
-        monkeypatch.setattr(import_module(f"mechprobe.lens.{module}"), "readout", watched)
+    monkeypatch.setattr(import_module("mechprobe.lens.logit_lens"), "readout", watched)
     return calls
 
 
@@ -89,8 +87,6 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"scratch_mb": math.nan}, ValueError, "found nan"),
     ({"scratch_mb": "150"}, TypeError, "must be a number of megabytes; found '150'"),
     ({"scratch_mb": True}, TypeError, "found True"),
-    ({"compute_dtype": "float16"}, ValueError, "None .* or 'bfloat16'; found 'float16'"),
-    ({"compute_dtype": torch.bfloat16}, ValueError, "found torch.bfloat16"),
 ]
 
 
@@ -112,80 +108,3 @@ def test_bad_values_are_refused_before_the_model_runs(
         monkeypatch.setattr(passes, way, ran)
     with pytest.raises(error, match=message):
         _lens(tiny_model, **change)
-
-
-def test_bfloat16_multiplies_rounded_numbers(tiny_model: Any, monkeypatch: Any) -> None:
-    calls = _watch_readout(monkeypatch)
-    data = _lens(tiny_model, compute_dtype="bfloat16").data
-    assert [(c["rows"].dtype, c["W_U"].dtype) for c in calls] == [(torch.bfloat16,) * 2]
-    assert data["top_log_prob"].dtype == np.float32
-    plain = _lens(tiny_model).data
-    assert not set(ERROR) & set(plain)
-    difference = np.abs(data["entropy"] - plain["entropy"]).max()
-    assert 0 < float(difference) < 0.1
-
-
-def test_the_error_is_that_of_the_cells(tiny_model: Any, monkeypatch: Any) -> None:
-    """All 15 x 4 cells fit the sample, so the whole error can be computed here."""
-    calls = _watch_readout(monkeypatch)
-    data = _lens(tiny_model, compute_dtype="bfloat16").data
-    x = _rows_in_float32(tiny_model, monkeypatch)
-    W_U = tiny_model.W_U.detach()
-    exact = x.flatten(0, 1) @ W_U
-    lower = (x.bfloat16().flatten(0, 1) @ W_U.bfloat16()).float()
-    assert float(data["compute_cells"]) == len(exact) == calls[0]["rows"][..., 0].numel()
-    largest = float((exact - lower).abs().max())
-    assert float(data["compute_logit_error"]) == pytest.approx(largest, rel=1e-5)
-    tops = [z.sort(dim=-1, descending=True, stable=True).indices[:, :5] for z in (exact, lower)]
-    same = [set(a) == set(b) for a, b in zip(*(t.tolist() for t in tops), strict=True)]
-    assert float(data["compute_same_top"]) == pytest.approx(np.mean(same))
-    ranks = [(z[:, None] > z[:, [4, 9], None]).sum(-1) for z in (exact, lower)]
-    assert float(data["compute_same_rank"]) == pytest.approx(
-        float((ranks[0] == ranks[1]).float().mean())
-    )
-    assert 0 < largest < 1
-
-
-def _rows_in_float32(model: Any, monkeypatch: Any) -> torch.Tensor:
-    calls = _watch_readout(monkeypatch)
-    _lens(model)
-    return calls[0]["rows"]
-
-
-def test_what_bfloat16_holds_exactly_has_no_error() -> None:
-    """One-hot residuals times halves: nothing to round."""
-    from mechprobe.lens.lower import Lower
-    from mechprobe.models.unembed import Unembedding
-
-    W_U = torch.randint(-4, 5, (6, 90)) / 2
-    lower = Lower(Unembedding(lambda x: x, W_U, torch.zeros(90), None), k=3)
-    rows = torch.eye(6)[None].repeat(2, 1, 1)
-    lower.compare(rows, torch.randint(90, (6, 2)))
-    lower.compare(rows[:, :1], torch.randint(90, (1, 2)))
-    assert lower.found() == {
-        "compute_logit_error": 0.0, "compute_same_top": 1.0, "compute_same_rank": 1.0,
-        "compute_cells": 14.0,
-    }  # fmt: skip
-
-
-def test_without_targets_no_rank_is_compared(tiny_model: Any) -> None:
-    data = _lens(tiny_model, compute_dtype="bfloat16", targets=None).data
-    assert [name for name in ERROR if name in data] == [ERROR[0], ERROR[1], ERROR[3]]
-
-
-def test_a_large_batch_is_sampled(tiny_model: Any) -> None:
-    data = _lens(tiny_model, [[7] * 40, [5] * 40], compute_dtype="bfloat16").data
-    assert float(data["compute_cells"]) == 64
-
-
-def test_the_error_is_saved_and_shown(tiny_model: Any, tmp_path: Any) -> None:
-    import mechprobe as mp
-
-    result = _lens(tiny_model, compute_dtype="bfloat16")
-    loaded = mp.load_result(result.save(tmp_path / "r.nc"))
-    for name in ERROR:
-        assert float(loaded.data[name]) == float(result.data[name])
-        assert loaded.data[name].attrs["long_name"]
-    assert "bfloat16" in result.provenance.to_json()
-    assert len(result.to_dataframe()) > 0
-    assert result.plot() is not None

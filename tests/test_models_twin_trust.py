@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.compiler import compiler_or_skip
 from tests.test_models_twin import BETWEEN, IDS, OWN, OwnPasses, deaf, logits_of
 from tests.tiny import save_tiny
 
@@ -302,7 +301,7 @@ def test_processed_weights_are_not_the_weights_of_the_body(tmp_path: Path) -> No
     )
 
 
-@pytest.mark.parametrize("use", ["logit_lens", "screened", "generate_with_lens", "hooked", "twin"])
+@pytest.mark.parametrize("use", ["logit_lens", "generate_with_lens", "hooked", "twin"])
 def test_a_model_that_was_used_can_go(tmp_path: Path, use: str) -> None:
     """Nothing that is kept with a model keeps the model."""
     import mechprobe as mp
@@ -317,9 +316,7 @@ def test_a_model_that_was_used_can_go(tmp_path: Path, use: str) -> None:
     elif use == "generate_with_lens":
         mp.generate_with_lens(model, [1, 2], max_new_tokens=2, stop=None, progress=False)
     else:
-        if use == "screened":
-            compiler_or_skip()
-        mp.logit_lens(model, [[1, 2, 3]], screen=use == "screened", progress=False)
+        mp.logit_lens(model, [[1, 2, 3]], progress=False)
     seen = weakref.ref(model)
     del model
     gc.collect()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # In this order each is loaded and run once: first those that need most memory.
 LENS_CONTENDERS = (
-    "mechprobe", "transformer_lens", "hf_loop", "mechprobe screened", "forward", "forward+gemm",
+    "mechprobe", "transformer_lens", "hf_loop", "forward", "forward+gemm",
 )  # fmt: skip
 # Of other packages, which the extra "bench" installs as far as they install together.
 LENS_PEERS = ("nnsight", "nnterp", "tuned_lens", "interpreto")
@@ -43,9 +43,8 @@ def run_lens_bench(
     Args:
         model: What ``load_model`` takes: the embedded model, a folder, a hub id.
         workloads: ``"<prompts>x<tokens>"``, each.
-        contenders: Some of ``mechprobe``, ``mechprobe screened``, ``transformer_lens``,
-            ``hf_loop``, ``forward`` and ``forward+gemm``; by default all. mechprobe is always
-            among them.
+        contenders: Some of ``mechprobe``, ``transformer_lens``, ``hf_loop``, ``forward`` and
+            ``forward+gemm``; by default all. mechprobe is always among them.
         peers: Also time ``nnsight`` and ``nnterp`` where they are installed, and name the others.
         repeats: Timed repetitions; three times as many where mechprobe takes under 3 s, one only
             for a contender that takes over 60 s.

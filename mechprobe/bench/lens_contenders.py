@@ -62,13 +62,9 @@ class Mechprobe(_Taker):
 
     def run(self) -> Any:
         """Call the lens."""
-        return self._lens()
-
-    def _lens(self, **options: Any) -> Any:
         return logit_lens(
-            self.model, self.ids, positions=None, top_k=TOP_K, targets=self.targets,
-            progress=False, **options,
-        )  # fmt: skip
+            self.model, self.ids, positions=None, top_k=TOP_K, targets=self.targets, progress=False
+        )
 
     def arrays(self, result: Any) -> Arrays:
         """Return the numbers of the dataset."""
@@ -116,22 +112,6 @@ class Mechprobe(_Taker):
             run(session, batch.ids, capture)
         z = rows.double() @ W_U + b_U
         return (z if path.transform is None else path.transform(z)).numpy()
-
-
-class _Screened(Mechprobe):
-    """The same call with ``screen=True``; ids and ranks are compared, the rest is approximate."""
-
-    outputs = "the same; entropies, KL and log-probs approximate, so only ids and ranks compared"
-
-    def run(self) -> Any:
-        try:
-            return self._lens(screen=True)
-        except NotImplementedError as error:
-            raise AbsentError(str(error)) from error
-
-    def arrays(self, result: Any) -> Arrays:
-        found = super().arrays(result)
-        return {name: found[name] for name in ("top_id", "rank")}
 
 
 class _TransformerLens(_Taker):
@@ -313,7 +293,6 @@ class _ForwardGemm(_Forward):
 
 CONTENDERS: dict[str, Callable[[str], Contender]] = {
     "mechprobe": Mechprobe,
-    "mechprobe screened": _Screened,
     "transformer_lens": _TransformerLens,
     "hf_loop": HuggingFaceLoop,
     "forward": _Forward,

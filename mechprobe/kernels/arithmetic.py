@@ -51,7 +51,6 @@ def choose(
     k: int,
     n_targets: int,
     product: Gemm | None = None,
-    native: Native | None = None,
 ) -> Arithmetic:
     """Return how rows are read through an unembedding.
 
@@ -61,9 +60,8 @@ def choose(
         k: How many most likely ids are kept.
         n_targets: How many targets are followed.
         product: The matrix product, where the caller has chosen it.
-        native: The compiled reductions, where the caller has chosen them, as screening does.
     """
-    native = native or chooser.get(W_U, n_rows * W_U.shape[1], k, n_targets)
+    native = chooser.get(W_U, n_rows * W_U.shape[1], k, n_targets)
     return Arithmetic(product or fastest_gemm(W_U, n_rows), native)
 
 
@@ -74,7 +72,6 @@ def describe(
     k: int = 1,
     n_targets: int = 0,
     product: Gemm | None = None,
-    native: Native | None = None,
 ) -> Told:
     """Return how ``readout`` calculates such a call, for its record.
 
@@ -86,7 +83,6 @@ def describe(
         k: As for ``choose``.
         n_targets: As for ``choose``.
         product: As for ``choose``.
-        native: As for ``choose``.
 
     Returns:
         Plain JSON: ``device``, ``dtype``, ``threads``, ``product``, ``reductions``, what compiled
@@ -96,7 +92,7 @@ def describe(
         >>> describe(torch.eye(2), 1)["reductions"]
         'torch'
     """
-    path, found = choose(W_U, n_rows, k, n_targets, product, native)
+    path, found = choose(W_U, n_rows, k, n_targets, product)
     return {
         "device": W_U.device.type,
         "dtype": str(W_U.dtype).removeprefix("torch."),

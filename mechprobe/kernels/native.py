@@ -10,7 +10,6 @@ sums hang too, 8.0, and no less with more threads.
 
 import ctypes
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from threading import Lock
@@ -20,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechprobe.kernels.reductions import one_pass
+from mechprobe.kernels.reductions import Reduced, one_pass
 from mechprobe.kernels.source import built
 from mechprobe.kernels.topk import BLOCK, block_maxima, top_k
 
@@ -37,15 +36,9 @@ _MAX_ERROR = 5e-5
 
 
 class _Cells(ctypes.Structure):
-    """Where a source writes; one pointer for each field of a ``Readout``."""
+    """Where the source writes."""
 
-    _fields_ = [(name, ctypes.c_void_p) for name in (
-        "top_id", "top_log_prob", "log_z", "entropy", "cross", "target_log_prob", "rank",
-    )]  # fmt: skip
-
-
-Found = tuple[Tensor, ...]
-"""The fields of a ``Readout`` in order, ``[group, pos, ...]``; the cross-entropy for ``kl``."""
+    _fields_ = [(name, ctypes.c_void_p) for name in Reduced._fields]
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,7 @@ class Native:
         reference: Float[Tensor, "pos d_vocab"],
         targets: Int[Tensor, "pos target"],
         k: int,
-    ) -> Found | None:
+    ) -> Reduced | None:
         r"""Read a tile of logits.
 
         Args:
@@ -83,32 +76,22 @@ class Native:
             k: How many most likely ids, at most ``MAX_TOP``.
 
         Returns:
-            Ids, log-probabilities, :math:`\log Z`, entropies, cross-entropies, log-probabilities
-            and ranks of targets; None where a logit is not finite.
+            What was found; None where a logit is not finite.
         """
         n_threads = torch.get_num_threads()
         n_blocks = -(-z.shape[-1] // BLOCK)
         scratch = torch.empty(n_threads, n_blocks, dtype=torch.float32, device=z.device)
         targets = targets.contiguous()
-        found, cells = empty_found(z.shape[:2], k, targets.shape[1])
+        found = Reduced.empty(
+            (len(z), z.shape[1]), k, targets.shape[1], dtype=torch.float32, device=z.device
+        )
+        cells = _Cells(*(x.data_ptr() for x in found))
         undefined = self.code.reduce(
             z.data_ptr(), len(z) * z.shape[1], z.shape[2], reference.data_ptr(), z.shape[1],
             targets.data_ptr(), targets.shape[1], k, scratch.data_ptr(), n_threads,
             ctypes.byref(cells),
         )  # fmt: skip
         return None if undefined else found
-
-
-def empty_found(shape: Sequence[int], k: int, n_targets: int) -> tuple[Found, _Cells]:
-    """Make room for what a source finds, and tell it where."""
-    # Whatever the caller's default dtype and device are.
-    real: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
-    whole: dict[str, Any] = {"dtype": torch.int64, "device": "cpu"}
-    floats = [torch.empty(*shape, *more, **real) for more in ((k,), (), (), (), (n_targets,))]
-    top_id = torch.empty(*shape, k, **whole)
-    rank = torch.empty(*shape, n_targets, **whole)
-    found = (top_id, *floats, rank)
-    return found, _Cells(*(t.data_ptr() for t in found))
 
 
 @cache
@@ -119,6 +102,10 @@ def reductions() -> Native:
         RuntimeError: There is no compiler, or it fails, or what it makes is wrong.
     """
     code, compiler, flags = built("native")
+    order = tuple(ctypes.string_at(code.fields).decode().split())
+    if order != Reduced._fields:
+        msg = f"native.c writes {order}; Reduced has {Reduced._fields}."
+        raise RuntimeError(msg)
     at, n = ctypes.c_void_p, ctypes.c_long
     code.reduce.argtypes = [at, n, n, at, n, at, n, n, at, ctypes.c_int, at]
     code.reduce.restype = n
@@ -196,11 +183,16 @@ def is_exact(native: Native, d_vocab: int = _CHECKED_COLUMNS) -> bool:
     wide, value = z[0].double(), z[0].gather(-1, targets)
     maxima, log_sum, entropy, cross, larger = one_pass(wide, reference.double(), value.double())
     top, top_id = top_k(z[0], _CHECKED_K, block_maxima(z[0]))
-    log_z = maxima.amax(-1) + log_sum
-    exact = [top.double() - log_z[:, None], log_z, entropy, cross, value.double() - log_z[:, None]]
-    same = torch.equal(found[0][0], top_id) and torch.equal(found[6][0, :, 0], larger)
-    errors = [float((a[0] - b).abs().max()) for a, b in zip(found[1:6], exact, strict=True)]
-    return same and max(errors) < _MAX_ERROR
+    log_z = maxima.amax(-1, keepdim=True) + log_sum[:, None]
+    exact = Reduced(
+        top_id, top.double() - log_z, log_z[:, 0], entropy, cross, value.double() - log_z,
+        larger[:, None],
+    )  # fmt: skip
+    pairs = [(a[0], b) for a, b in zip(found, exact, strict=True)]
+    return all(
+        float((a - b).abs().max()) < _MAX_ERROR if b.is_floating_point() else torch.equal(a, b)
+        for a, b in pairs
+    )
 
 
 chooser = Chooser()

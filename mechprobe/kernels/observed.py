@@ -11,7 +11,7 @@ class Observed:
     """What was taken inside a block, each kind once.
 
     Attributes:
-        products: Of matrix products, ``"default"``, ``"onednn"`` or ``"screened"``.
+        products: Of matrix products, ``"default"`` or ``"onednn"``.
         reductions: Of reductions over logits, ``"torch"`` or ``"compiled"``.
     """
 

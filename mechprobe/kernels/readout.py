@@ -17,9 +17,9 @@ from torch import Tensor
 
 from mechprobe.kernels.arithmetic import choose
 from mechprobe.kernels.gemm import Gemm, gemm_path, product_of
-from mechprobe.kernels.native import Found, Native
+from mechprobe.kernels.native import Native
 from mechprobe.kernels.observed import note
-from mechprobe.kernels.reductions import ROWS_AT_ONCE, Stepwise
+from mechprobe.kernels.reductions import ROWS_AT_ONCE, Reduced, Stepwise
 from mechprobe.kernels.topk import top_k as exact_top_k
 
 LogitTransform = Callable[[Tensor], Tensor]
@@ -104,27 +104,29 @@ def readout(
         ([0, 0], [1, 0])
     """
     n_all, n_rows, _ = rows.shape
-    n_entries = n_distinct(rows)
+    n_entries = _n_distinct(rows)
     if targets is None:
         targets = torch.empty(n_rows, 0, dtype=torch.long, device=rows.device)
     dtype = torch.promote_types(rows.dtype, torch.float32)
     room = (scratch_bytes or SCRATCH_BYTES) // (W_U.shape[1] * dtype.itemsize)
-    n_group, n_pos = tile_shape(n_entries, n_rows, room)
+    n_group, n_pos = _tile_shape(n_entries, n_rows, room)
     # By shapes alone: whether the last entry is the reference again is not known before.
     path, native = choose(W_U, steps * n_all * n_rows, k, targets.shape[1], gemm)
     tile = (buffers or Buffers()).tile(W_U, b_U, transform, (n_group, n_pos), dtype)
-    out = empty_cells(n_all, n_rows, k, targets.shape[1], rows.device, dtype)
+    out = Reduced.empty((n_entries, n_rows), k, targets.shape[1], dtype=dtype, device=rows.device)
     # Positions outside, entries inside: the reference distribution is made once per position.
     for start in range(0, n_rows, n_pos):
         span = slice(start, min(start + n_pos, n_rows))
         for first in range(0, n_entries, n_group):
             group = slice(first, min(first + n_group, n_entries))
-            z = tile.multiply(rows[group, span], path)
-            tile.read(z, targets[span], part_of(out, group, span), native, is_first=first == 0)
-    return completed(out, n_entries)
+            z = tile.logits(rows[group, span], path)
+            if first == 0:
+                tile.keep_reference(z[0])
+            tile.reduce(z, targets[span], out.part(group, span), native)
+    return _completed(out, n_all)
 
 
-def n_distinct(rows: Float[Tensor, "entry row d_model"]) -> int:
+def _n_distinct(rows: Float[Tensor, "entry row d_model"]) -> int:
     """Return how many entries to read: a last one that is the reference again is not read twice.
 
     It is where all layers of a residual stream are asked for.
@@ -132,23 +134,18 @@ def n_distinct(rows: Float[Tensor, "entry row d_model"]) -> int:
     return len(rows) - (len(rows) > 1 and torch.equal(rows[0], rows[-1]))
 
 
-def completed(out: Readout, n_read: int) -> Readout:
+def _completed(found: Reduced, n_all: int) -> Readout:
     """Turn cross-entropies from the reference into divergences, and repeat it where it is last."""
-    out.kl.sub_(out.entropy[0].clone()).clamp_(min=0.0)
-    out.kl[0] = 0.0
-    for name in Readout.__dataclass_fields__:
-        values = getattr(out, name)
-        values[n_read:] = values[:1]
-    return out
+    kl = (found.cross - found.entropy[0]).clamp_(min=0.0)
+    kl[0] = 0.0
+    values = {**found._asdict(), "kl": kl}
+    del values["cross"]
+    if n_all > len(kl):
+        values = {name: torch.cat([x, x[:1]]) for name, x in values.items()}
+    return Readout(**values)
 
 
-def put(out: Readout, found: Found) -> None:
-    """Write what the compiled source found."""
-    for name, values in zip(Readout.__dataclass_fields__, found, strict=True):
-        getattr(out, name).copy_(values)
-
-
-def tile_shape(n_entries: int, n_rows: int, room: int) -> tuple[int, int]:
+def _tile_shape(n_entries: int, n_rows: int, room: int) -> tuple[int, int]:
     """Return how many entries of how many positions to read at once.
 
     Args:
@@ -196,84 +193,80 @@ class Tile:
         self.reference = torch.empty(shape[1], d_vocab, dtype=accumulate, device=W_U.device)
         self.steps = Stepwise(min(n_rows, ROWS_AT_ONCE), W_U, accumulate)
 
-    def multiply(
+    def logits(
         self, x: Float[Tensor, "group pos d_model"], path: Gemm
     ) -> Float[Tensor, "group pos d_vocab"]:
-        """``einsum(x, W_U, "... d_model, d_model d_vocab -> ... d_vocab")`` into the buffer.
+        """``f(einsum(x, W_U, "... d_model, d_model d_vocab -> ... d_vocab") + b_U)`` in the buffer.
 
         ``mm(out=)`` because a fresh 25 MB tensor per tile costs 20 to 35 % in page faults alone.
         """
         flat = x.flatten(0, 1)
+        z = self.product[: len(flat)]
         note(product=product_of(path, self.W_U))
         with gemm_path(path):
-            torch.mm(flat, self.W_U, out=self.product[: len(flat)])
-        return self.product[: len(flat)].unflatten(0, x.shape[:2])
+            torch.mm(flat, self.W_U, out=z)
+        # The model's transform takes memory of its own.
+        for rows in z.split(ROWS_AT_ONCE):
+            if self.b_U is not None:
+                rows += self.b_U
+            if self.transform is not None:
+                rows.copy_(self.transform(rows))
+        return z.unflatten(0, x.shape[:2])
 
-    def read(
+    def keep_reference(self, z: Float[Tensor, "pos d_vocab"]) -> None:
+        """Keep the distributions that divergences are taken from."""
+        for rows, p in zip(z.split(ROWS_AT_ONCE), self.reference.split(ROWS_AT_ONCE), strict=False):
+            self.steps.distribution(rows, out=p[: len(rows)])
+
+    def reduce(
         self,
         z: Float[Tensor, "group pos d_vocab"],
         targets: Int[Tensor, "pos target"],
-        out: Readout,
+        out: Reduced,
         native: Native | None,
-        *,
-        is_first: bool,
     ) -> None:
-        """Turn products into logits, in place, and reduce them into ``out``.
+        """Reduce logits into ``out``.
 
         Args:
-            z: Products.
+            z: Logits.
             targets: Ids to follow.
-            out: The cells of this tile; ``kl`` gets the cross-entropy.
+            out: The cells of this tile.
             native: The compiled reductions, where they are used.
-            is_first: Whether entry 0 is among them, which is kept as the reference.
         """
-        reference = self.reference[: z.shape[1]]
+        found = None
+        if native is not None:
+            note(reductions="compiled")
+            found = native.reduce(z, self.reference[: z.shape[1]], targets, out.top_id.shape[-1])
+        if found is not None:
+            out.put(found)
+            return
+        note(reductions="torch")
         for at in _blocks(len(z), z.shape[1], ROWS_AT_ONCE):
-            self._make_logits(z[at])
-            if is_first and at[0].start == 0:
-                self._keep_reference(z[0], at[1])
-            if native is None:
-                self._reduce(z, at, targets, out)
-        note(reductions="torch" if native is None else "compiled")
-        if native is None:
-            return
-        found = native.reduce(z, reference, targets, out.top_id.shape[-1])
-        if found is None:
-            note(reductions="torch")
-            for at in _blocks(len(z), z.shape[1], ROWS_AT_ONCE):
-                self._reduce(z, at, targets, out)
-            return
-        put(out, found)
+            self._reduce_block(z[at], at[1], targets[at[1]], out.part(*at))
 
-    def _reduce(
+    def _reduce_block(
         self,
         z: Float[Tensor, "group pos d_vocab"],
-        at: tuple[slice, slice],
+        pos: slice,
         targets: Int[Tensor, "pos target"],
-        out: Readout,
+        out: Reduced,
     ) -> None:
-        """Reduce one block of rows in torch's steps."""
-        cells, block = part_of(out, *at), z[at]
-        value = block.gather(-1, targets[at[1]].expand(*block.shape[:2], -1))
-        first = (value if value.shape[-1] else block)[..., :1].contiguous()
-        maxima, log_sum, cells.entropy[:], cells.kl[:], larger = self.steps(
-            block, self.reference[at[1]], first
+        """Reduce a few rows in torch's steps."""
+        value = z.gather(-1, targets.expand(*z.shape[:2], -1))
+        first = (value if value.shape[-1] else z)[..., :1].contiguous()
+        maxima, log_sum, out.entropy[:], out.cross[:], larger = self.steps(
+            z, self.reference[pos], first
         )
         for t in range(value.shape[-1]):
-            count = larger if t == 0 else self.steps.count(block, value[..., t, None].contiguous())
-            cells.target_rank[..., t] = count.long()
-        _store(cells, block, maxima, log_sum, value)
-
-    def _make_logits(self, z: Float[Tensor, "group pos d_vocab"]) -> None:
-        if self.b_U is not None:
-            z += self.b_U
-        if self.transform is not None:
-            z.copy_(self.transform(z))
-
-    def _keep_reference(self, z: Float[Tensor, "all_pos d_vocab"], pos: slice) -> None:
-        for start in range(pos.start, pos.stop, ROWS_AT_ONCE):
-            rows = slice(start, min(start + ROWS_AT_ONCE, pos.stop))
-            self.steps.distribution(z[rows], out=self.reference[rows])
+            count = larger if t == 0 else self.steps.count(z, value[..., t, None].contiguous())
+            out.target_rank[..., t] = count.long()
+        top, top_id = exact_top_k(z.flatten(0, 1), out.top_id.shape[-1], maxima.flatten(0, 1))
+        top = top.to(log_sum.dtype).view(out.top_log_prob.shape)
+        best = top[..., :1]
+        out.top_id[:] = top_id.view(out.top_id.shape)
+        out.top_log_prob[:] = top - best - log_sum[..., None]
+        out.log_z[:] = best[..., 0] + log_sum
+        out.target_log_prob[:] = value - best - log_sum[..., None]
 
 
 def _blocks(n_entries: int, n_pos: int, size: int) -> Iterator[tuple[slice, slice]]:
@@ -283,41 +276,3 @@ def _blocks(n_entries: int, n_pos: int, size: int) -> Iterator[tuple[slice, slic
         for pos in range(0, n_pos, pos_step):
             entries = slice(entry, min(entry + entry_step, n_entries))
             yield entries, slice(pos, min(pos + pos_step, n_pos))
-
-
-def _store(
-    out: Readout,
-    z: Float[Tensor, "group pos d_vocab"],
-    maxima: Float[Tensor, "group pos block"],
-    log_sum: Float[Tensor, "group pos"],
-    at_target: Float[Tensor, "group pos target"],
-) -> None:
-    """Find the most likely ids and turn logits into log-probabilities."""
-    top, top_id = exact_top_k(z.flatten(0, 1), out.top_id.shape[-1], maxima.flatten(0, 1))
-    top = top.to(log_sum.dtype).view(out.top_log_prob.shape)
-    best = top[..., :1]
-    out.top_id[:] = top_id.view(out.top_id.shape)
-    out.top_log_prob[:] = top - best - log_sum[..., None]
-    out.log_z[:] = best[..., 0] + log_sum
-    out.target_log_prob[:] = at_target - best - log_sum[..., None]
-
-
-def empty_cells(
-    entries: int, rows: int, k: int, n_targets: int, device: torch.device, dtype: torch.dtype
-) -> Readout:
-    """Make room for a readout."""
-
-    def floats(*shape: int) -> Tensor:
-        return torch.empty(entries, rows, *shape, dtype=dtype, device=device)
-
-    def ints(*shape: int) -> Tensor:
-        return torch.empty(entries, rows, *shape, dtype=torch.long, device=device)
-
-    return Readout(
-        ints(k), floats(k), floats(), floats(), floats(), floats(n_targets), ints(n_targets)
-    )
-
-
-def part_of(out: Readout, group: slice, span: slice) -> Readout:
-    """View the cells of one tile."""
-    return Readout(*(getattr(out, name)[group, span] for name in Readout.__dataclass_fields__))

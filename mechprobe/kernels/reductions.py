@@ -1,7 +1,9 @@
 """What is read off a block of logits: as defined, and in torch's steps with reused memory."""
 
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechprobe.kernels.topk import block_maxima
@@ -9,6 +11,59 @@ from mechprobe.kernels.topk import block_maxima
 # What follows a product is limited by memory and fast on few rows, which stay in the cache from one
 # step to the next: 6.1 ms instead of 8.0 for 128 x 49,152.
 ROWS_AT_ONCE = 16
+
+
+class Reduced(NamedTuple):
+    r"""What is found in logits ``[group, pos, d_vocab]``; the compiled source has the same order.
+
+    Attributes:
+        top_id: The most likely ids, most likely first, lower id first among equals.
+        top_log_prob: Their log-probabilities, nats.
+        log_z: Log-sum-exp of the logits.
+        entropy: Entropy of the distribution, nats.
+        cross: Cross-entropy of the distribution from the reference, nats.
+        target_log_prob: Log-probability of each target, nats.
+        target_rank: How many ids have a strictly larger logit than the target (0 is best).
+    """
+
+    top_id: Int[Tensor, "group pos k"]
+    top_log_prob: Float[Tensor, "group pos k"]
+    log_z: Float[Tensor, "group pos"]
+    entropy: Float[Tensor, "group pos"]
+    cross: Float[Tensor, "group pos"]
+    target_log_prob: Float[Tensor, "group pos target"]
+    target_rank: Int[Tensor, "group pos target"]
+
+    @classmethod
+    def empty(
+        cls,
+        shape: tuple[int, int],
+        k: int,
+        n_targets: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> "Reduced":
+        """Make room, whatever the caller's default dtype and device are."""
+
+        def floats(*more: int) -> Tensor:
+            return torch.empty(*shape, *more, dtype=dtype, device=device)
+
+        def ints(*more: int) -> Tensor:
+            return torch.empty(*shape, *more, dtype=torch.int64, device=device)
+
+        return cls(
+            ints(k), floats(k), floats(), floats(), floats(), floats(n_targets), ints(n_targets)
+        )
+
+    def part(self, group: slice, pos: slice) -> "Reduced":
+        """View the cells of one tile."""
+        return Reduced(*(x[group, pos] for x in self))
+
+    def put(self, found: "Reduced") -> None:
+        """Write what was found elsewhere."""
+        for room, values in zip(self, found, strict=True):
+            room.copy_(values)
 
 
 def one_pass(

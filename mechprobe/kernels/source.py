@@ -74,10 +74,5 @@ def built(*names: str, extras: tuple[tuple[str, ...], ...] = _EXTRA) -> Built:
     raise RuntimeError(msg)
 
 
-def compiled(*names: str, extras: tuple[tuple[str, ...], ...] = _EXTRA) -> ctypes.CDLL:
-    """Return the library of ``built`` alone."""
-    return built(*names, extras=extras).code
-
-
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)

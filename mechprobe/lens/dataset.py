@@ -36,14 +36,6 @@ _ATTRS: dict[str, tuple[str, str]] = {
     "next_text": ("token that followed", "text"),
     "merged_text": ("best tokens of the generated steps, joined", "text"),
     "prompt_text": ("the prompt", "text"),
-    "compute_logit_error": ("largest error of a logit, of the cells compared with float32", "1"),
-    "compute_same_top": ("share of these cells with the same set of most likely tokens", "1"),
-    "compute_same_rank": ("share of their targets of the same rank", "1"),
-    "compute_cells": ("cells compared with float32", "1"),
-    "screen_logit_bound": ("proven bound of the error of any rough logit", "1"),
-    "screen_entropy_error": ("largest error of an entropy, of the cells compared", "nats"),
-    "screen_kl_error": ("largest error of a divergence, of the cells compared", "nats"),
-    "screen_cells": ("cells compared with float32", "1"),
 }
 
 
@@ -172,13 +164,6 @@ def lens_dataset(
     for name in variables:
         data[name].attrs = dict(zip(("long_name", "units"), _ATTRS[name], strict=True))
     data["layer"].attrs = {"long_name": "layer (-1 embedding, l after block l)", "units": "1"}
-    return data
-
-
-def with_error(data: xr.Dataset, error: dict[str, float]) -> xr.Dataset:
-    """Add what a product of lower precision costs."""
-    for name, value in error.items():
-        data[name] = ((), value, dict(zip(("long_name", "units"), _ATTRS[name], strict=True)))
     return data
 
 

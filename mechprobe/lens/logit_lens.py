@@ -16,8 +16,7 @@ from tqdm.auto import tqdm
 from mechprobe.kernels import readout
 from mechprobe.kernels.readout import SCRATCH_BYTES
 from mechprobe.lens.capture import Reader
-from mechprobe.lens.dataset import Cells, cells_read, lens_dataset, with_error
-from mechprobe.lens.lower import ComputeDtype, Lower, check_compute_dtype
+from mechprobe.lens.dataset import Cells, cells_read, lens_dataset
 from mechprobe.lens.request import (
     Layers,
     Norm,
@@ -32,7 +31,6 @@ from mechprobe.lens.request import (
     resolve_targets,
 )
 from mechprobe.lens.room import SCRATCH_MB, Room, check_scratch, room_for
-from mechprobe.lens.screening import Screening, check_screen
 from mechprobe.models import (
     Batch,
     Model,
@@ -64,8 +62,6 @@ def logit_lens(
     prepend_bos: bool | None = None,
     batch_size: int | None = None,
     scratch_mb: float = SCRATCH_MB,
-    compute_dtype: ComputeDtype | None = None,
-    screen: bool = False,
     progress: bool = True,
 ) -> LensResult:
     r"""Read what the model would say after every layer.
@@ -108,15 +104,6 @@ def logit_lens(
         scratch_mb: Memory in MB (1e6 bytes) that the lens may take besides the forward pass and
             what it returns: residuals of a micro-batch, logits. It never takes less than one
             prompt and one row of logits need, nor more than is of use.
-        compute_dtype: ``"bfloat16"`` multiplies by a rounded unembedding, which is faster and
-            less exact; how much less is measured on a sample of cells against float32 and comes
-            with the result (``compute_logit_error``, ``compute_same_top``,
-            ``compute_same_rank``). None for the model's own dtype.
-        screen: Multiply by a rounded unembedding, and again in float64 whatever its proven error
-            leaves undecided: ids and ranks are exact, entropies and divergences err by what is
-            measured on a sample (``screen_entropy_error``, ``screen_kl_error``) and bounded by
-            ``screen_logit_bound`` (see ``kernels.screened.screened_readout``). Faster where there
-            is much to read.
         progress: Show a bar over prompts.
 
     Returns:
@@ -126,12 +113,10 @@ def logit_lens(
     Raises:
         ValueError: An empty or too long prompt, a position, layer, target or ``top_k`` out of
             range, a target that is several tokens, NaN weights, a read-out path that is not
-            the model's, ``scratch_mb`` that is not positive, an unknown ``compute_dtype``, or
-            ``screen`` with one, with more than 64 ids or more than 16 targets.
+            the model's, or ``scratch_mb`` that is not positive.
         TypeError: Something that is not a TransformerLens model; prompts, targets, positions,
             layers or ``top_k`` of a wrong kind.
-        NotImplementedError: An architecture or a stream that cannot be read; ``screen`` where the
-            unembedding is not float32 on a CPU, has a bias or a soft-cap, or without C compiler.
+        NotImplementedError: An architecture or a stream that cannot be read.
 
     Example:
         >>> import mechprobe as mp
@@ -151,24 +136,17 @@ def logit_lens(
     wanted = resolve_targets(model, targets, chosen)
     k = check_top_k(top_k, reader.path.d_vocab)
     room = room_for(reader, check_scratch(scratch_mb))
-    check_compute_dtype(compute_dtype)
     n_read = [len(c) for c in chosen]
     cells = Cells(n_read, len(reader.layers), k, len(wanted.labels), _real(reader))
-    check_screen(reader.path, k, len(wanted.labels), screen=screen, lower=compute_dtype is not None)
-    rough: Lower | Screening | None = Lower(reader.path, k) if compute_dtype else None
-    if screen:
-        rough = Screening(session, k)
     if batch_size is None:
         batch_size = room.batch_size([len(row) for row in ids], n_read)
     with tqdm(total=len(ids), desc="lens", unit="prompt", disable=not progress, leave=False) as bar:
         for batch in batches(model, ids, batch_size):
-            _read_batch(reader, batch, chosen, wanted, room, rough, cells)
+            _read_batch(reader, batch, chosen, wanted, room, cells)
             bar.update(len(batch.index))
     text = TokenText(session.tokenizer)
     shown = [text.joined(row) for row in ids]
     data = lens_dataset(cells, cells_read(ids, chosen), reader.layers, wanted, text, shown)
-    if rough is not None:
-        data = with_error(data, rough.found())
     record = call.record(
         describe(session), ids, layers=reader.layers, targets=wanted.recorded, batch_size=batch_size
     )
@@ -215,7 +193,6 @@ def _read_batch(
     positions: list[list[int]],
     targets: Targets,
     room: Room,
-    rough: Lower | Screening | None,
     cells: Cells,
 ) -> None:
     chosen = [positions[i] for i in batch.index]
@@ -227,12 +204,9 @@ def _read_batch(
     if not valid.all():
         rows = rows[:, torch.from_numpy(valid).flatten().to(rows.device)]
     ids = torch.from_numpy(targets.ids[batch.index][:, :width][valid]).to(rows.device)
-    path, room_bytes = reader.path, min(room.tile_bytes, SCRATCH_BYTES)
-    if rough is not None:
-        read = rough.read(rows, ids, room_bytes)
-    else:
-        read = readout(
-            rows, path.W_U, path.b_U, k=cells.k, targets=ids, transform=path.transform,
-            scratch_bytes=room_bytes,
-        )  # fmt: skip
+    path = reader.path
+    read = readout(
+        rows, path.W_U, path.b_U, k=cells.k, targets=ids, transform=path.transform,
+        scratch_bytes=min(room.tile_bytes, SCRATCH_BYTES),
+    )  # fmt: skip
     cells.put(batch.index, valid, read, reader.source)
