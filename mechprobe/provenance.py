@@ -9,6 +9,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -94,6 +95,10 @@ class Call:
         self._arguments = {**{k: v for k, v in arguments.items() if k != "options"}, **options}
         self._started = utc_now()
         self._clock = perf_counter()
+        # Asked while the model is looked at: git takes some 7 ms.
+        beside = ThreadPoolExecutor(1)
+        self._git = beside.submit(git_state)
+        beside.shutdown(wait=False)
 
     def record(
         self, model: dict[str, Json], data: Json, *, seed: int | None = None, **meant: object
@@ -111,6 +116,7 @@ class Call:
             arguments=self.told(**meant),
             model=model,
             data_digest=digest_json(data),
+            git=self._git.result(),
             seed=seed,
             time_started=self._started,
             time_seconds=perf_counter() - self._clock,
