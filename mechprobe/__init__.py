@@ -5,8 +5,9 @@ query-key alignment of attention heads, and world-model tests. Importing this pa
 torch nor TransformerLens; the names below do, when they are first used.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from mechprobe._lazy import lazy
 
 if TYPE_CHECKING:
     from mechprobe import tasks as tasks
@@ -18,20 +19,19 @@ if TYPE_CHECKING:
     from mechprobe.heads import qk_scores as qk_scores
     from mechprobe.heads import steer_heads as steer_heads
     from mechprobe.heads import transfer as transfer
+    from mechprobe.heads.head_scores import HeadScores as HeadScores
+    from mechprobe.heads.selection import HeadSelection as HeadSelection
     from mechprobe.lens import expressible as expressible
     from mechprobe.lens import generate_with_lens as generate_with_lens
     from mechprobe.lens import logit_lens as logit_lens
     from mechprobe.lens import vocabulary_neighbors as vocabulary_neighbors
+    from mechprobe.lens.results import LensResult as LensResult
     from mechprobe.models import chat_prompt as chat_prompt
     from mechprobe.models import check_model as check_model
     from mechprobe.models import load_model as load_model
     from mechprobe.report import write_report as write_report
-    from mechprobe.results import HeadScores as HeadScores
-    from mechprobe.results import HeadSelection as HeadSelection
-    from mechprobe.results import LensResult as LensResult
     from mechprobe.results import Result as Result
-    from mechprobe.results import WorldModelResult as WorldModelResult
-    from mechprobe.results import load_result as load_result
+    from mechprobe.saved import load_result as load_result
     from mechprobe.worlds import detours as detours
     from mechprobe.worlds import evaluate_world_model as evaluate_world_model
     from mechprobe.worlds import patch_states as patch_states
@@ -39,15 +39,16 @@ if TYPE_CHECKING:
     from mechprobe.worlds import reconstruct_map as reconstruct_map
     from mechprobe.worlds import train_sequence_model as train_sequence_model
     from mechprobe.worlds import world_by_layer as world_by_layer
+    from mechprobe.worlds.metrics.results import WorldModelResult as WorldModelResult
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "HeadScores": "mechprobe.results",
-    "HeadSelection": "mechprobe.results",
-    "LensResult": "mechprobe.results",
+_HOMES = {
+    "HeadScores": "mechprobe.heads.head_scores",
+    "HeadSelection": "mechprobe.heads.selection",
+    "LensResult": "mechprobe.lens.results",
     "Result": "mechprobe.results",
-    "WorldModelResult": "mechprobe.results",
+    "WorldModelResult": "mechprobe.worlds.metrics.results",
     "ablate_heads": "mechprobe.heads",
     "chat_prompt": "mechprobe.models",
     "check_model": "mechprobe.models",
@@ -58,7 +59,7 @@ _HOME = {
     "expressible": "mechprobe.lens",
     "generate_with_lens": "mechprobe.lens",
     "load_model": "mechprobe.models",
-    "load_result": "mechprobe.results",
+    "load_result": "mechprobe.saved",
     "logit_lens": "mechprobe.lens",
     "option_robustness": "mechprobe.heads",
     "patch_states": "mechprobe.worlds",
@@ -71,21 +72,8 @@ _HOME = {
     "vocabulary_neighbors": "mechprobe.lens",
     "world_by_layer": "mechprobe.worlds",
     "write_report": "mechprobe.report",
+    "tasks": "",
+    "worlds": "",
 }
-
-_ROOMS = ("tasks", "worlds")
-
-__all__ = [*_HOME, *_ROOMS, "__version__"]
-
-
-def __getattr__(name: str) -> object:
-    if name in _ROOMS:
-        return import_module(f"mechprobe.{name}")
-    if name not in _HOME:
-        msg = f"module 'mechprobe' has no attribute {name!r}"
-        raise AttributeError(msg)
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__all__ = [*_HOMES, "__version__"]
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -81,7 +81,7 @@ def test_settings_change_nothing(model: Any, call: Call, setting: str) -> None:
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_loading_under_settings(setting: str, tmp_path: Path) -> None:
     import mechprobe as mp
-    from mechprobe.worlds.shipped import load_shipped
+    from mechprobe.worlds.training.shipped import load_shipped
 
     folder, found = save_tiny(tmp_path, "llama", tasks=True), list[Any]()
     for name in ("none", setting):

@@ -73,14 +73,16 @@ def record(**arguments: Any) -> Any:
 
 def scores_of(data: xr.Dataset, **arguments: Any) -> Any:
     """Return ``HeadScores`` of the data."""
-    from mechprobe.results import HeadScores
+    from mechprobe.heads.head_scores import HeadScores
 
     return HeadScores(data, record(**arguments))
 
 
 def all_results() -> dict[str, Any]:
     """Return one result of every kind."""
-    from mechprobe.results import HeadTraits, ablation_of, difficulty_of, steering_of, transfer_of
+    from mechprobe.heads.across_tasks import transfer
+    from mechprobe.heads.by_difficulty import difficulty_of
+    from mechprobe.heads.results import HeadTraits, ablation_of, steering_of
 
     scores = scores_of(scores_data())
     other = scores_of(scores_data(seed=1, n=120), task="other")
@@ -103,7 +105,7 @@ def all_results() -> dict[str, Any]:
     return {
         "scores": scores,
         "selection": scores.select(calibration=120, n_permutations=200, n_bootstrap=100),
-        "transfer": transfer_of({"nonce logic": scores, "other": other}, n_bootstrap=100),
+        "transfer": transfer({"nonce logic": scores, "other": other}, n_bootstrap=100),
         "difficulty": difficulty_of(scores, n_bootstrap=100),
         "ablation": ablation_of(right, gap, group, ablated, record(how="zero"), n_bootstrap=200),
         "steering": steering_of(
@@ -124,7 +126,7 @@ KINDS = ("scores", "selection", "transfer", "difficulty", "ablation", "steering"
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_and_loaded_is_identical(results: dict[str, Any], kind: str, tmp_path: Path) -> None:
-    from mechprobe.results import load_result
+    from mechprobe.saved import load_result
 
     result = results[kind]
     back = load_result(result.save(tmp_path / "a.nc"))
@@ -340,7 +342,8 @@ def test_there_is_no_such_head(results: dict[str, Any]) -> None:
 
 
 def test_names_are_never_markup() -> None:
-    from mechprobe.results import difficulty_of, transfer_of
+    from mechprobe.heads.across_tasks import transfer
+    from mechprobe.heads.by_difficulty import difficulty_of
 
     data = scores_data().assign_coords(shortcut=np.array(["length", EVIL], dtype=object))
     data["candidate_text"][:] = np.array([EVIL, "false"], dtype=object)
@@ -348,7 +351,7 @@ def test_names_are_never_markup() -> None:
     made: list[Callable[[], Any]] = [
         lambda: scores,
         lambda: scores.select(n_permutations=10, n_bootstrap=10),
-        lambda: transfer_of({EVIL: scores, "b": scores}, n_bootstrap=5),
+        lambda: transfer({EVIL: scores, "b": scores}, n_bootstrap=5),
         lambda: difficulty_of(scores, n_bootstrap=5),
     ]
     for make in made:

@@ -16,11 +16,11 @@ def results() -> dict[str, Any]:
 
 
 def test_transfer_tests_on_examples_that_chose_nothing() -> None:
-    from mechprobe.results import transfer_of
+    from mechprobe.heads.across_tasks import transfer
 
     here = scores_of(scores_data(200, planted=(2, 1)))
     there = scores_of(scores_data(160, planted=(1, 0), seed=1), task="there")
-    found = transfer_of({"here": here, "there": there}, n_bootstrap=50)
+    found = transfer({"here": here, "there": there}, n_bootstrap=50)
     assert found.data["chosen"].values.tolist() == ["L2H1", "L1H0"]
     alone = here.select(n_permutations=1, n_bootstrap=50)
     accuracy = found.data["accuracy"]
@@ -38,10 +38,10 @@ def test_transfer_tests_on_examples_that_chose_nothing() -> None:
 def test_rank_correlations_are_spearmans_between_disjoint_halves() -> None:
     from scipy.stats import spearmanr
 
-    from mechprobe.results import transfer_of
+    from mechprobe.heads.across_tasks import transfer
 
     here, there = scores_of(scores_data(200)), scores_of(scores_data(160, seed=1))
-    found = transfer_of({"a": here, "b": there}, n_bootstrap=5)
+    found = transfer({"a": here, "b": there}, n_bootstrap=5)
     maps = [s.select(n_permutations=1, n_bootstrap=5).data for s in (here, there)]
     expected = spearmanr(
         maps[0]["accuracy_calibration"].values.ravel(), maps[1]["accuracy_test"].values.ravel()
@@ -51,28 +51,28 @@ def test_rank_correlations_are_spearmans_between_disjoint_halves() -> None:
 
 
 def test_rank_correlation_of_heads_that_are_all_alike_is_unknown() -> None:
-    from mechprobe.results.heads_transfer import rank_correlation
+    from mechprobe.heads.across_tasks import rank_correlation
 
     assert np.isnan(rank_correlation(np.ones(4), np.arange(4.0)))
 
 
 def test_bad_requests_of_a_transfer() -> None:
-    from mechprobe.results import transfer_of
+    from mechprobe.heads.across_tasks import transfer
 
     scores = scores_of(scores_data())
     with pytest.raises(ValueError, match=r"needs the scores of two tasks or more; got \['a'\]"):
-        transfer_of({"a": scores})
+        transfer({"a": scores})
     other = scores_of(scores_data(n_heads=2, planted=None))
     with pytest.raises(ValueError, match=r"'a' has heads \[0, 1, 2\], 'b' has \[0, 1\]"):
-        transfer_of({"a": scores, "b": other})
+        transfer({"a": scores, "b": other})
     with pytest.raises(ValueError, match=r"task 'a': calibration=240 of 240 examples"):
-        transfer_of({"a": scores, "b": scores}, calibration=240)
+        transfer({"a": scores, "b": scores}, calibration=240)
     with pytest.raises(ValueError, match=r"no calibration for task 'b', only for \['a'\]"):
-        transfer_of({"a": scores, "b": scores}, calibration={"a": 100})
+        transfer({"a": scores, "b": scores}, calibration={"a": 100})
 
 
 def test_difficulty_splits_held_out_examples_into_cells() -> None:
-    from mechprobe.results import difficulty_of
+    from mechprobe.heads.by_difficulty import difficulty_of
 
     data = scores_data()
     scores = scores_of(data)
@@ -91,7 +91,7 @@ def test_difficulty_splits_held_out_examples_into_cells() -> None:
 
 
 def test_difficulty_gives_shortcuts_cell_by_cell_where_they_are_known() -> None:
-    from mechprobe.results import difficulty_of
+    from mechprobe.heads.by_difficulty import difficulty_of
 
     data = scores_data()
     right = np.full((240, 2), np.nan)
@@ -104,7 +104,7 @@ def test_difficulty_gives_shortcuts_cell_by_cell_where_they_are_known() -> None:
 
 
 def test_an_empty_cell_is_unknown() -> None:
-    from mechprobe.results import difficulty_of
+    from mechprobe.heads.by_difficulty import difficulty_of
 
     data = scores_data()
     hard = (data["steps"].values == 3) & (data["distractors"].values == 2)
@@ -119,7 +119,7 @@ def test_an_empty_cell_is_unknown() -> None:
 
 @pytest.mark.parametrize("axis", ["steps", "distractors"])
 def test_difficulty_needs_steps_and_distractors(axis: str) -> None:
-    from mechprobe.results import difficulty_of
+    from mechprobe.heads.by_difficulty import difficulty_of
 
     data = scores_data()
     data[axis][:4] = -1
@@ -141,7 +141,7 @@ def test_an_ablation_compares_in_pairs(results: dict[str, Any]) -> None:
 
 
 def test_bad_requests_of_interventions() -> None:
-    from mechprobe.results import ablation_of, steering_of
+    from mechprobe.heads.results import ablation_of, steering_of
 
     right, gap, group = np.ones((2, 4), bool), np.ones((2, 4)), np.arange(4)
     with pytest.raises(ValueError, match=r"1 conditions \(intact\) for 2 rows of answers"):
@@ -167,7 +167,7 @@ def test_traits_of_chosen_heads(results: dict[str, Any]) -> None:
 
 
 def test_traits_of_which_none_was_measured() -> None:
-    from mechprobe.results import HeadTraits
+    from mechprobe.heads.results import HeadTraits
 
     empty = xr.Dataset(
         {"induction": (("layer", "head"), np.full((2, 2), np.nan))},

@@ -29,7 +29,7 @@ def _watch_readout(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls.append({"rows": rows, "W_U": W_U} | kwargs)
         return readout(rows, W_U, *args, **kwargs)
 
-    monkeypatch.setattr(import_module("mechprobe.lens.logit_lens"), "readout", watched)
+    monkeypatch.setattr(import_module("mechprobe.lens.lens"), "readout", watched)
     return calls
 
 
@@ -55,7 +55,7 @@ def test_less_memory_gives_the_same(
 
 def test_residuals_and_logits_share_the_memory(tiny: Callable[..., Any]) -> None:
     """Of a model with 4 entries of 32 numbers: 512 bytes a position."""
-    from mechprobe.lens.logit_lens import lens_reader
+    from mechprobe.lens.lens import lens_reader
     from mechprobe.lens.room import room_for
     from mechprobe.models import looking_at
 

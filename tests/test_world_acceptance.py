@@ -62,7 +62,7 @@ def test_published_choices_are_hugging_face_s() -> None:
         TopKLogitsWarper,
     )
 
-    from mechprobe.worlds.acceptance import published_choices
+    from mechprobe.worlds.predictors.acceptance import published_choices
 
     rng = np.random.default_rng(0)
     for n_tokens, epsilon, sharpness in ((300, 0.01, 2.0), (300, 0.3, 0.1), (4, 0.2, 1.0)):
@@ -75,7 +75,7 @@ def test_published_choices_are_hugging_face_s() -> None:
 
 
 def test_draws_follow_the_distribution_and_the_choices() -> None:
-    from mechprobe.worlds.draws import draw_words, mixed, sample_keys, to_uniform
+    from mechprobe.worlds.predictors.draws import draw_words, mixed, sample_keys, to_uniform
 
     rows = log_probs([0.5, 0.1, 0.4, 0.0], [0.0, 0.25, 0.25, 0.5])
     able = np.array([[True, False, True, False], [False, True, True, True]])
@@ -88,7 +88,7 @@ def test_draws_follow_the_distribution_and_the_choices() -> None:
 
 
 def test_draws_do_not_depend_on_the_batch() -> None:
-    from mechprobe.worlds.draws import sample_keys
+    from mechprobe.worlds.predictors.draws import sample_keys
 
     whole = sample_keys(1, np.arange(6), 3).reshape(6, 3)
     np.testing.assert_array_equal(sample_keys(1, np.array([4, 2]), 3).reshape(2, 3), whole[[4, 2]])

@@ -18,7 +18,7 @@ def world() -> Any:
 
 
 def driven(model: Any, world: Any, **options: Any) -> Any:
-    from mechprobe.worlds.detour import detours
+    from mechprobe.worlds.streets.detours import detours
 
     asked: dict[str, Any] = {"p": P, "progress": False, **options}
     return detours(model, world, **asked)
@@ -26,7 +26,7 @@ def driven(model: Any, world: Any, **options: Any) -> Any:
 
 def by_words(world: Any, score: Callable[[Any], Any]) -> Any:
     """A model that scores every word from the state that the words lead to."""
-    from mechprobe.worlds.predictors import callable_model
+    from mechprobe.worlds.predictors.callables import callable_model
 
     def fn(ids: Any) -> Any:
         scores = score(world.run(world.initial(len(ids)), ids))
@@ -38,7 +38,7 @@ def by_words(world: Any, score: Callable[[Any], Any]) -> Any:
 @pytest.mark.parametrize("kind", ["random_valid", "least_likely", "second_most_likely"])
 def test_who_knows_the_map_always_arrives(world: Any, kind: Any) -> None:
     """Forced turns leave just room enough for the shortest way that is left."""
-    from mechprobe.worlds.detour import Navigator
+    from mechprobe.worlds.streets.detours import Navigator
 
     data = driven(Navigator(world), world, kind=kind, n=80).data
     np.testing.assert_array_equal(data["success"].values, np.ones(4))
@@ -81,7 +81,7 @@ def test_outcomes_by_hand(world: Any) -> None:
 def test_forced_turns_by_hand() -> None:
     """At a crossing with three legal turns, every kind forces the one it should."""
     from mechprobe.worlds import StreetMap
-    from mechprobe.worlds.detour import _forced
+    from mechprobe.worlds.streets.detours import _forced
 
     world = StreetMap.grid(3, longer=0.0, missing=0.0, max_length=30)
     states = np.repeat(world.state("3", "5"), 3, axis=0)  # west side: N, E, S
@@ -123,7 +123,7 @@ def test_batches_do_not_matter(world: Any) -> None:
 
 def test_success_is_what_the_words_say(world: Any) -> None:
     """A driver who errs at one crossing fails exactly on the trips that come to it."""
-    from mechprobe.worlds.detour import Navigator
+    from mechprobe.worlds.streets.detours import Navigator
 
     bad = 5
     navigator = Navigator(world)
@@ -162,7 +162,7 @@ def test_success_is_what_the_words_say(world: Any) -> None:
 
 def test_bad_input(world: Any, tmp_path: Path) -> None:
     from mechprobe.worlds import StreetMap
-    from mechprobe.worlds.detour import Navigator
+    from mechprobe.worlds.streets.detours import Navigator
 
     model = Navigator(world)
     cases: list[tuple[dict[str, Any], str]] = [
@@ -187,7 +187,7 @@ def test_bad_input(world: Any, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("as_users_run_it")
 def test_unknown_kind(world: Any) -> None:
     from mechprobe.worlds import Dyck
-    from mechprobe.worlds.detour import Navigator
+    from mechprobe.worlds.streets.detours import Navigator
 
     with pytest.raises(ValueError, match=r"there are no detours 'worst'; choose one of random_val"):
         driven(Navigator(world), world, kind="worst")
@@ -199,7 +199,7 @@ def test_unknown_kind(world: Any) -> None:
 
 def test_saved_and_drawn(world: Any, tmp_path: Path) -> None:
     from mechprobe import load_result
-    from mechprobe.worlds.detour import Navigator
+    from mechprobe.worlds.streets.detours import Navigator
 
     found = driven(Navigator(world), world, n=5)
     again = load_result(found.save(tmp_path / "d.nc"))
@@ -217,7 +217,7 @@ def test_saved_and_drawn(world: Any, tmp_path: Path) -> None:
 def test_reference(data_folder: Path) -> None:
     """The published code: 1 of 100 trips arrives with random valid detours at p = 0.1."""
     from mechprobe.worlds import StreetMap, read_sequences
-    from mechprobe.worlds.loaded import load_sequence_model
+    from mechprobe.worlds.predictors.loaded import load_sequence_model
 
     folder = data_folder / "street_grid_6x6"
     world = StreetMap.from_edges(folder / "edges.csv")

@@ -7,7 +7,8 @@ import pytest
 
 
 def test_trees_that_are_too_large_together_are_grown_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mechprobe.worlds import Seating, evaluate_world_model, suffixes, true_automaton
+    from mechprobe.worlds import Seating, evaluate_world_model, true_automaton
+    from mechprobe.worlds.metrics import suffixes
 
     world = Seating(3)
     asked: dict[str, Any] = {"n": 60, "k": 2, "mode": "exact", "baselines": False, "seed": 3,

@@ -23,7 +23,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def shipped() -> Any:
-    from mechprobe.worlds.shipped import load_shipped
+    from mechprobe.worlds.training.shipped import load_shipped
 
     return load_shipped("random_walks")
 
@@ -49,7 +49,7 @@ def prefixes() -> np.ndarray:
 
 def by_lens(net: Any, ids: np.ndarray, layer: int) -> np.ndarray:
     """What the package's logit lens reads, word by word."""
-    from mechprobe.lens.logit_lens import logit_lens
+    from mechprobe.lens.lens import logit_lens
 
     tokens = net.rectangle(ids[None])[0].tolist()
     words = net.ids.tolist()
@@ -192,7 +192,8 @@ def test_nothing_is_lost(result: Any) -> None:
 def test_saved_and_loaded(result: Any, tmp_path: Path) -> None:
     import xarray as xr
 
-    from mechprobe.results import WorldByLayer, load_result
+    from mechprobe.saved import load_result
+    from mechprobe.worlds.metrics.results import WorldByLayer
 
     back = load_result(result.save(tmp_path / "layers.nc"))
     assert isinstance(back, WorldByLayer)
@@ -223,7 +224,7 @@ def test_shown(result: Any) -> None:
 
 @pytest.fixture
 def no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mechprobe.worlds import residual
+    from mechprobe.worlds.predictors import residual
 
     def fails(*args: object, **kwargs: object) -> None:
         raise AssertionError(args, kwargs)

@@ -39,8 +39,9 @@ def scores_of(
 ) -> tuple[dict[str, np.ndarray], Any, Any]:
     """Scores of each pair, and the pairs of one state and of two."""
     from mechprobe.worlds import Epsilon
-    from mechprobe.worlds.request import checked, drawn_pairs
-    from mechprobe.worlds.scores import TESTS, gather, scored
+    from mechprobe.worlds.metrics.drawing import drawn_pairs
+    from mechprobe.worlds.metrics.request import checked
+    from mechprobe.worlds.metrics.scores import TESTS, gather, scored
 
     request = checked(world, n, m, k, options.pop("acceptance", Epsilon(0.01)), mode, None, 5)
     same, different = drawn_pairs(model, world, request, "random_walk")
@@ -153,8 +154,8 @@ def test_legal_only_in_closed_form() -> None:
     from math import perm
 
     from mechprobe.worlds import CumulativeConnect4, Dyck, boundary, legal_only
-    from mechprobe.worlds.acceptance import Epsilon
-    from mechprobe.worlds.recall import recalled
+    from mechprobe.worlds.metrics.recall import recalled
+    from mechprobe.worlds.predictors.acceptance import Epsilon
 
     board = CumulativeConnect4(1)
     found, _, different = scores_of(legal_only(board), board, "exact", n=200)
@@ -288,8 +289,8 @@ def test_exact_is_the_definition() -> None:
 def test_many_samples_come_to_the_exact_boundary() -> None:
     """Strings of one word: after 600 samples every word above epsilon has been said."""
     from mechprobe.worlds import Dyck, Epsilon, callable_model
-    from mechprobe.worlds.pairs import draw_different
-    from mechprobe.worlds.suffixes import Sampling, model_boundary
+    from mechprobe.worlds.metrics.pairs import draw_different
+    from mechprobe.worlds.metrics.suffixes import Sampling, model_boundary
 
     world = Dyck(2, 3)
     model = callable_model(dice(world), world)
@@ -338,9 +339,10 @@ def test_more_suffixes_find_more(world: Any) -> None:
 def test_published_reference(data_folder: Path, street_grid: Any) -> None:
     """Each value within three standard errors of the published code's own, on other draws."""
     from mechprobe.worlds import Epsilon, load_sequence_model, next_token_validity, read_sequences
-    from mechprobe.worlds.dataset import over_states
-    from mechprobe.worlds.request import checked, drawn_pairs
-    from mechprobe.worlds.scores import TESTS, gather, scored
+    from mechprobe.worlds.metrics.dataset import over_states
+    from mechprobe.worlds.metrics.drawing import drawn_pairs
+    from mechprobe.worlds.metrics.request import checked
+    from mechprobe.worlds.metrics.scores import TESTS, gather, scored
 
     folder = data_folder / "street_grid_6x6"
     runs = json.loads((folder / "official_reference.json").read_text())["runs"]

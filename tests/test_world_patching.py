@@ -19,7 +19,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def shipped() -> Any:
-    from mechprobe.worlds.shipped import load_shipped
+    from mechprobe.worlds.training.shipped import load_shipped
 
     return load_shipped("random_walks")
 
@@ -78,8 +78,8 @@ def test_patched_prefixes_are_the_definition(
     position: int,
     extent: Any,
 ) -> None:
-    from mechprobe.worlds.network import NetworkCursor
-    from mechprobe.worlds.patching import patched, read_streams
+    from mechprobe.worlds.inside.patching import patched, read_streams
+    from mechprobe.worlds.predictors.network import NetworkCursor
 
     net = dyck_net(tiny, architecture, start_id=start_id)
     own, other = some_prefixes(0), some_prefixes(1)
@@ -108,8 +108,8 @@ def wandered(cursor: Any) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("layer", [-1, 0, 2])
 def test_its_own_stream_changes_nothing_exactly(tiny: Callable[..., Any], layer: int) -> None:
-    from mechprobe.worlds.network import NetworkCursor
-    from mechprobe.worlds.patching import patched, read_streams
+    from mechprobe.worlds.inside.patching import patched, read_streams
+    from mechprobe.worlds.predictors.network import NetworkCursor
 
     net, own = dyck_net(tiny, "gpt2"), some_prefixes(0)
     plain, streams = read_streams(net, own, [layer], 3)
@@ -123,8 +123,8 @@ def test_its_own_stream_changes_nothing_exactly(tiny: Callable[..., Any], layer:
 
 
 def test_the_last_layer_says_one_word_of_the_donor(tiny: Callable[..., Any]) -> None:
-    from mechprobe.worlds.network import NetworkCursor
-    from mechprobe.worlds.patching import patched, read_streams
+    from mechprobe.worlds.inside.patching import patched, read_streams
+    from mechprobe.worlds.predictors.network import NetworkCursor
 
     net, own, other = dyck_net(tiny, "llama"), some_prefixes(0), some_prefixes(1)
     plain, _ = read_streams(net, own, [2], 3)
@@ -139,8 +139,8 @@ def test_the_last_layer_says_one_word_of_the_donor(tiny: Callable[..., Any]) -> 
 
 
 def test_the_whole_prefix_at_the_embedding_is_the_donor(tiny: Callable[..., Any]) -> None:
-    from mechprobe.worlds.network import NetworkCursor
-    from mechprobe.worlds.patching import patched, read_streams
+    from mechprobe.worlds.inside.patching import patched, read_streams
+    from mechprobe.worlds.predictors.network import NetworkCursor
 
     net, lengths = dyck_net(tiny, "llama"), [4] * 6
     own, other = some_prefixes(0, lengths), some_prefixes(1, lengths)
@@ -194,7 +194,7 @@ def test_the_last_layer_swaps_first_words_only(trained: Any, streets: Any) -> No
 def test_strings_followed_one_by_one() -> None:
     """A shared tree gives what every string gives alone, after any number of prefixes."""
     from mechprobe.worlds import Boundary, Dyck, Epsilon, callable_model, pad
-    from mechprobe.worlds.recall import followed
+    from mechprobe.worlds.metrics.recall import followed
 
     world = Dyck(2, 3)
 
@@ -231,8 +231,8 @@ def test_strings_followed_one_by_one() -> None:
 def test_scores_are_shares_of_right_strings(trained: Any, streets: Any) -> None:
     """One cell again from the definition, string by string and without a cache."""
     from mechprobe.worlds import Epsilon, patch_states
-    from mechprobe.worlds.patch_trials import draw_trials
-    from mechprobe.worlds.request import checked
+    from mechprobe.worlds.inside.trials import draw_trials
+    from mechprobe.worlds.metrics.request import checked
 
     data = patch_states(trained, streets, n=5, k=2, layers=[-1], positions=[-1], **QUIET).data
     request = checked(streets, 5, 1, 2, Epsilon(), "corrected", None, 0)

@@ -16,7 +16,7 @@ CONDITIONS = ("swap", "same_state", "random_state")
 
 @pytest.fixture(scope="module")
 def shipped() -> Any:
-    from mechprobe.worlds.shipped import load_shipped
+    from mechprobe.worlds.training.shipped import load_shipped
 
     return load_shipped("random_walks")
 
@@ -41,8 +41,8 @@ def result(trained: Any, streets: Any) -> Any:
 def test_trials(streets: Any) -> None:
     """Equal lengths; donors of the other state, of the same and of a third; strings that fit."""
     from mechprobe.worlds import Epsilon
-    from mechprobe.worlds.patch_trials import draw_trials
-    from mechprobe.worlds.request import checked
+    from mechprobe.worlds.inside.trials import draw_trials
+    from mechprobe.worlds.metrics.request import checked
 
     request = checked(streets, 100, 1, 3, Epsilon(), "corrected", None, 0)
     trials = draw_trials(streets, request, 3)
@@ -72,7 +72,7 @@ def test_trials(streets: Any) -> None:
 
 
 def test_nothing_is_lost(result: Any) -> None:
-    from mechprobe.worlds.dataset import over_states
+    from mechprobe.worlds.metrics.dataset import over_states
 
     data = result.data
     assert int(data["n_kept"]) + int(data["dropped"].sum()) == int(data["n_drawn"]) == 24
@@ -104,7 +104,8 @@ def test_batches_change_nothing(trained: Any, streets: Any, result: Any) -> None
 def test_saved_and_loaded(result: Any, tmp_path: Path) -> None:
     import xarray as xr
 
-    from mechprobe.results import StatePatching, load_result
+    from mechprobe.saved import load_result
+    from mechprobe.worlds.inside.results import StatePatching
 
     back = load_result(result.save(tmp_path / "patching.nc"))
     assert isinstance(back, StatePatching)
@@ -139,7 +140,7 @@ def test_shown(result: Any) -> None:
 
 @pytest.fixture
 def no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mechprobe.worlds import residual
+    from mechprobe.worlds.predictors import residual
 
     def fails(*args: object, **kwargs: object) -> None:
         raise AssertionError(args, kwargs)
@@ -192,7 +193,8 @@ def deaf(*args: object, **kwargs: object) -> torch.Tensor:
 def test_refused_models(
     tiny: Callable[..., Any], trained: Any, streets: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mechprobe.worlds import Dyck, patch_states, patching
+    from mechprobe.worlds import Dyck, patch_states
+    from mechprobe.worlds.inside import patching
 
     net = dyck_net(tiny, "gemma3")
     with pytest.raises(NotImplementedError, match="keeps no cache whose rows can be repeated, and"):

@@ -129,7 +129,8 @@ def test_batched_equals_one_by_one(
 def test_small_batches_equal_large_ones(
     tiny: Callable[..., Any], world: Any, prefixes: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mechprobe.worlds import language_model, network
+    from mechprobe.worlds import language_model
+    from mechprobe.worlds.predictors import network
 
     net = language_model(tiny("gpt2"), world, vocabulary(world))
     whole = wandered(net.start(prefixes), np.random.default_rng(3))
@@ -148,7 +149,7 @@ def test_forks_go_their_own_ways(
     tiny: Callable[..., Any], world: Any, prefixes: np.ndarray
 ) -> None:
     from mechprobe.worlds import language_model
-    from mechprobe.worlds.predictors import Forkable
+    from mechprobe.worlds.predictors.callables import Forkable
 
     net = language_model(tiny("gpt2"), world, vocabulary(world))
     cursor = net.start(prefixes)
@@ -172,7 +173,8 @@ def test_rows_apart_from_their_prefix_answer_the_same(
     """Also where somebody begins to listen on the way, and all goes on in one piece."""
     from mechprobe.models import cursor as models_cursor
     from mechprobe.models.forks import ForkCache
-    from mechprobe.worlds import language_model, network
+    from mechprobe.worlds import language_model
+    from mechprobe.worlds.predictors import network
 
     model = tiny(architecture, sharpness=7.0)
     net = language_model(model, world, vocabulary(world), start_id=3)
@@ -228,7 +230,7 @@ def test_callable_sees_whole_sequences(prefixes: np.ndarray, world: Any) -> None
 
 def test_reading_word_by_word(prefixes: np.ndarray, world: Any, tiny: Callable[..., Any]) -> None:
     from mechprobe.worlds import language_model
-    from mechprobe.worlds.predictors import read
+    from mechprobe.worlds.predictors.callables import read
 
     net = language_model(tiny("gpt2"), world, vocabulary(world))
 

@@ -17,8 +17,8 @@ def world() -> Any:
 
 @pytest.fixture(scope="module")
 def net(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from mechprobe.worlds.loaded import load_sequence_model
-    from mechprobe.worlds.train import train_sequence_model
+    from mechprobe.worlds.predictors.loaded import load_sequence_model
+    from mechprobe.worlds.training.train import train_sequence_model
 
     folder = tmp_path_factory.mktemp("probed")
     walks = world.random_walks(50, np.random.default_rng(0))
@@ -34,7 +34,7 @@ def walks(world: Any) -> Any:
 
 
 def probed(net: Any, world: Any, walks: Any, **options: Any) -> Any:
-    from mechprobe.worlds.probes import probe_states
+    from mechprobe.worlds.inside.probes import probe_states
 
     asked: dict[str, Any] = {"progress": False, "places": 600, **options}
     return probe_states(net, world, walks, **asked)
@@ -42,7 +42,7 @@ def probed(net: Any, world: Any, walks: Any, **options: Any) -> Any:
 
 def test_residuals_are_those_of_the_model(net: Any, world: Any, walks: Any) -> None:
     from mechprobe.models import looking_at
-    from mechprobe.worlds.probes import _features, _places
+    from mechprobe.worlds.inside.probes import _features, _places
 
     _, places = _places(world, walks, "current", 300, None, np.random.default_rng(0))
     with looking_at(net.model):
@@ -56,7 +56,7 @@ def test_residuals_are_those_of_the_model(net: Any, world: Any, walks: Any) -> N
 
 
 def test_labels_stand_behind_the_word(world: Any, walks: Any) -> None:
-    from mechprobe.worlds.probes import _places
+    from mechprobe.worlds.inside.probes import _places
 
     name, places = _places(world, walks, None, 10_000, None, np.random.default_rng(0))
     assert name == "current"
@@ -67,7 +67,7 @@ def test_labels_stand_behind_the_word(world: Any, walks: Any) -> None:
 
 
 def test_control_labels_are_a_function_of_the_last_words(world: Any, walks: Any) -> None:
-    from mechprobe.worlds.probes import _entropy, _places
+    from mechprobe.worlds.inside.probes import _entropy, _places
 
     for words in (1, 2, None):
         _, places = _places(world, walks, "current", 10_000, words, np.random.default_rng(0))
@@ -116,8 +116,8 @@ def test_the_destination_is_read_where_it_is_said(net: Any, world: Any) -> None:
 
 def test_several_parts(tmp_path: Path) -> None:
     from mechprobe.worlds import Seating
-    from mechprobe.worlds.loaded import load_sequence_model
-    from mechprobe.worlds.train import train_sequence_model
+    from mechprobe.worlds.predictors.loaded import load_sequence_model
+    from mechprobe.worlds.training.train import train_sequence_model
 
     world = Seating(3)
     said = world.random_walks(80, np.random.default_rng(0), length=6)

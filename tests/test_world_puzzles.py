@@ -10,7 +10,7 @@ import torch
 
 def test_right_answers_score_one() -> None:
     from mechprobe.worlds import Seating
-    from mechprobe.worlds.puzzles import _ask_all, erring_answers
+    from mechprobe.worlds.puzzles.puzzles import _ask_all, erring_answers
 
     asked = _ask_all(erring_answers(1.0), Seating(3), (0, 60, 5), 0)
     assert set(asked.compression) == set(asked.recall) == {1.0}
@@ -31,7 +31,7 @@ def test_right_answers_score_one() -> None:
 def test_erring_at_random(accuracy: float, compression: float, recall: float) -> None:
     """The published class, with a simulated judge of this accuracy."""
     from mechprobe.worlds import Seating
-    from mechprobe.worlds.puzzles import _ask_all, erring_answers
+    from mechprobe.worlds.puzzles.puzzles import _ask_all, erring_answers
 
     asked = _ask_all(erring_answers(accuracy, 1), Seating(3), (0, 400, 5), 1)
     assert np.mean(asked.answers) == pytest.approx(accuracy, abs=0.03)
@@ -76,7 +76,7 @@ def solve(prompt: str) -> str:
 @pytest.mark.parametrize("n", [3, 4])
 def test_prompts_say_all_that_is_needed(n: int) -> None:
     from mechprobe.worlds import Seating
-    from mechprobe.worlds.puzzles import seating_puzzles
+    from mechprobe.worlds.puzzles.puzzles import seating_puzzles
 
     data = seating_puzzles(solve, Seating(n), puzzles=15, trials=15).data
     for name in ("task_accuracy", "answer_accuracy", "compression", "distinction_recall"):
@@ -87,7 +87,7 @@ def test_prompts_say_all_that_is_needed(n: int) -> None:
 
 def test_always_yes() -> None:
     """A judge without a world compresses perfectly and tells nothing apart."""
-    from mechprobe.worlds.puzzles import seating_puzzles
+    from mechprobe.worlds.puzzles.puzzles import seating_puzzles
 
     def yes(_prompt: str) -> str:
         return "ANSWER: yes"
@@ -103,7 +103,7 @@ def test_always_yes() -> None:
 
 def test_prefixes_lead_to_their_state() -> None:
     from mechprobe.worlds import Seating
-    from mechprobe.worlds.puzzles import _prefix, _state
+    from mechprobe.worlds.puzzles.puzzles import _prefix, _state
 
     world, rng = Seating(4), np.random.default_rng(0)
     lengths = set()
@@ -123,7 +123,7 @@ def test_prefixes_lead_to_their_state() -> None:
     ],
 )  # fmt: skip
 def test_reading_answers(text: str, answer: Any) -> None:
-    from mechprobe.worlds.puzzles import read_answer
+    from mechprobe.worlds.puzzles.puzzles import read_answer
 
     found = read_answer(text)
     assert found == answer
@@ -131,7 +131,7 @@ def test_reading_answers(text: str, answer: Any) -> None:
 
 
 def test_answers_that_cannot_be_read() -> None:
-    from mechprobe.worlds.puzzles import seating_puzzles
+    from mechprobe.worlds.puzzles.puzzles import seating_puzzles
 
     def mute(_prompt: str) -> str:
         return "well"
@@ -151,7 +151,7 @@ def test_answers_that_cannot_be_read() -> None:
 
 @pytest.mark.parametrize("what", ["puzzles", "trials", "suffixes"])
 def test_numbers_below_one(what: str) -> None:
-    from mechprobe.worlds.puzzles import chat_judge, seating_puzzles
+    from mechprobe.worlds.puzzles.puzzles import chat_judge, seating_puzzles
 
     with pytest.raises(ValueError, match=rf"{what} must be at least 1; got 0"):
         seating_puzzles(solve, **cast("Any", {what: 0}))
@@ -161,7 +161,7 @@ def test_numbers_below_one(what: str) -> None:
 
 def test_saved_and_drawn(tmp_path: Path) -> None:
     from mechprobe import load_result
-    from mechprobe.worlds.puzzles import seating_puzzles
+    from mechprobe.worlds.puzzles.puzzles import seating_puzzles
 
     found = seating_puzzles(solve, puzzles=2, trials=5)
     again = load_result(found.save(tmp_path / "s.nc"))
@@ -176,7 +176,7 @@ def test_chat_judge_says_the_likeliest_words(
     tiny_text_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mechprobe.models import token_ids
-    from mechprobe.worlds.puzzles import chat_judge
+    from mechprobe.worlds.puzzles.puzzles import chat_judge
 
     model = tiny_text_model
     monkeypatch.setattr(model.tokenizer, "chat_template", "{{ messages[0]['content'] }}:")

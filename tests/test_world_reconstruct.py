@@ -35,7 +35,7 @@ def square(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def rebuilt(world: Any, walks: list[Any], **options: Any) -> Any:
-    from mechprobe.worlds.reconstruct import reconstruct_map
+    from mechprobe.worlds.streets.reconstruct import reconstruct_map
 
     return reconstruct_map(world, walks, progress=False, **options)
 
@@ -67,8 +67,8 @@ def test_true_walks_need_no_invention(world: Any) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_walks_that_do_not_fail_can_be_walked(world: Any, seed: int, degree: int) -> None:
     """Whatever is drawn explains every walk it claims to explain, within its limits."""
-    from mechprobe.worlds.reconstruct import corrupted
-    from mechprobe.worlds.reconstruct_layout import near_nodes
+    from mechprobe.worlds.streets.layout import near_nodes
+    from mechprobe.worlds.streets.reconstruct import corrupted
 
     walks = world.random_walks(150, np.random.default_rng(seed))
     found = rebuilt(world, corrupted(world, walks, 0.6, seed), degree=degree, radius=2, seed=seed)
@@ -161,7 +161,7 @@ def test_walks_that_are_none(square: Any) -> None:
 
 def test_distances(square: Any) -> None:
     from mechprobe.worlds import StreetMap
-    from mechprobe.worlds.reconstruct_layout import _miles_from, near_nodes
+    from mechprobe.worlds.streets.layout import _miles_from, near_nodes
 
     a, c, h = (square.node(n) for n in "ach")
     hops = near_nodes(square, 2, "hops")
@@ -193,7 +193,7 @@ def test_unknown_measure(square: Any) -> None:
 
 def test_layout_by_directions_is_the_grid() -> None:
     from mechprobe.worlds import StreetMap
-    from mechprobe.worlds.reconstruct_layout import layout
+    from mechprobe.worlds.streets.layout import layout
 
     plain = StreetMap.grid(5, longer=0.0, missing=0.0)
     true, plain.coordinates = plain.coordinates, None
@@ -209,7 +209,7 @@ def test_layout_by_directions_is_the_grid() -> None:
 
 
 def test_streets_through_streets() -> None:
-    from mechprobe.results.world_map import run_through
+    from mechprobe.worlds.streets.results import run_through
 
     places = np.array([[0.0, 0], [2, 2], [0, 2], [2, 0], [1, 1], [3, 0]])
     others = np.array([[2, 3]])
@@ -218,7 +218,7 @@ def test_streets_through_streets() -> None:
 
 
 def test_corrupted(world: Any) -> None:
-    from mechprobe.worlds.reconstruct import corrupted
+    from mechprobe.worlds.streets.reconstruct import corrupted
 
     walks = world.random_walks(200, np.random.default_rng(0))
     noisy = corrupted(world, walks, 0.2, seed=1)
@@ -263,8 +263,8 @@ def test_saved_and_drawn(square: Any, tmp_path: Path) -> None:
 def test_manhattan(data_folder: Path, name: str) -> None:
     """The published code, on these 1,000 walks, failures kept: 158/232/225, 544/919/850."""
     from mechprobe.worlds import StreetMap, read_sequences
-    from mechprobe.worlds.reconstruct import corrupted, reconstruct_map
-    from mechprobe.worlds.traversals import valid_traversals
+    from mechprobe.worlds.streets.reconstruct import corrupted, reconstruct_map
+    from mechprobe.worlds.streets.traversals import valid_traversals
 
     folder = data_folder / "manhattan"
     manhattan = StreetMap.from_edges(folder / f"{name}_edges.csv")

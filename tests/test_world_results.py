@@ -78,7 +78,8 @@ def test_sensitivity(result: Any) -> None:
 
 
 def test_saved_and_loaded(result: Any, tmp_path: Path) -> None:
-    from mechprobe.results import WorldModelResult, load_result
+    from mechprobe.saved import load_result
+    from mechprobe.worlds.metrics.results import WorldModelResult
 
     loaded = load_result(result.save(tmp_path / "world.nc"))
     assert isinstance(loaded, WorldModelResult)
@@ -194,7 +195,8 @@ def test_an_interrupted_run_goes_on(world: Any, tmp_path: Path) -> None:
 
 def test_prefixes_on_policy_and_given(world: Any) -> None:
     from mechprobe.worlds import Epsilon, evaluate_world_model, noisy_oracle, true_automaton
-    from mechprobe.worlds.request import checked, drawn_pairs
+    from mechprobe.worlds.metrics.drawing import drawn_pairs
+    from mechprobe.worlds.metrics.request import checked
 
     request = checked(world, 80, 5, 4, Epsilon(), "corrected", None, 0)
     walks = world.random_walks(40, np.random.default_rng(9))

@@ -33,8 +33,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_it_learns_and_loads(world: Any, walks: Any, tmp_path: Path) -> None:
     from mechprobe import load_model, load_result
-    from mechprobe.worlds.loaded import load_sequence_model
-    from mechprobe.worlds.train import train_sequence_model
+    from mechprobe.worlds.predictors.loaded import load_sequence_model
+    from mechprobe.worlds.training.train import train_sequence_model
 
     record = train_sequence_model(
         world, walks, folder=tmp_path / "m", steps=60, lr=5e-3, evaluate_every=20, **SMALL
@@ -66,8 +66,8 @@ def test_it_learns_and_loads(world: Any, walks: Any, tmp_path: Path) -> None:
 
 def validity(net: Any, world: Any, sequences: Any) -> float:
     """Share of places where the likeliest word is legal, word by word through the predictor."""
-    from mechprobe.worlds.arrays import pad
-    from mechprobe.worlds.predictors import read
+    from mechprobe.worlds.automata.arrays import pad
+    from mechprobe.worlds.predictors.callables import read
 
     ids = pad(sequences)
     said = read(net, ids).argmax(axis=2)
@@ -80,8 +80,8 @@ def validity(net: Any, world: Any, sequences: Any) -> float:
 
 def test_validity_agrees_with_the_predictor(world: Any, walks: Any, tmp_path: Path) -> None:
     """What training reports is what is found by reading the saved model."""
-    from mechprobe.worlds.loaded import load_sequence_model
-    from mechprobe.worlds.train import train_sequence_model
+    from mechprobe.worlds.predictors.loaded import load_sequence_model
+    from mechprobe.worlds.training.train import train_sequence_model
 
     held_out = walks[:60]
     record = train_sequence_model(
@@ -95,7 +95,7 @@ def test_validity_agrees_with_the_predictor(world: Any, walks: Any, tmp_path: Pa
 def test_interrupted_and_resumed_is_the_same(
     world: Any, walks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mechprobe.worlds import train
+    from mechprobe.worlds.training import train
 
     options: dict[str, Any] = {**SMALL, "steps": 30, "evaluate_every": 10, "seed": 3}
     whole = train.train_sequence_model(world, walks, folder=tmp_path / "whole", **options)
@@ -123,7 +123,7 @@ def test_interrupted_and_resumed_is_the_same(
 def test_a_finished_training_is_not_repeated(
     world: Any, walks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mechprobe.worlds import train
+    from mechprobe.worlds.training import train
 
     options: dict[str, Any] = {**SMALL, "steps": 4, "folder": tmp_path}
     first = train.train_sequence_model(world, walks, **options)
@@ -143,8 +143,8 @@ def test_a_finished_training_is_not_repeated(
 
 
 def test_padding_is_not_learned(world: Any, walks: Any) -> None:
-    from mechprobe.worlds.arrays import pad
-    from mechprobe.worlds.train import Recipe, _new_model, next_word_loss
+    from mechprobe.worlds.automata.arrays import pad
+    from mechprobe.worlds.training.train import Recipe, _new_model, next_word_loss
 
     model = _new_model(world, 16, Recipe(1, 16, 2, 1, 1, 0.1, 0.0, 1, 0))
     ids = torch.from_numpy(pad(walks[:8]))
@@ -159,7 +159,7 @@ def test_padding_is_not_learned(world: Any, walks: Any) -> None:
 
 
 def test_learning_rate() -> None:
-    from mechprobe.worlds.train import Recipe, learning_rate
+    from mechprobe.worlds.training.train import Recipe, learning_rate
 
     recipe = Recipe(1, 8, 1, 100, 1, 0.01, 0.0, 5, 0)
     rates = np.array([learning_rate(i, recipe) for i in range(100)])
@@ -169,7 +169,7 @@ def test_learning_rate() -> None:
 
 
 def test_held_out_is_held_out(world: Any, walks: Any) -> None:
-    from mechprobe.worlds.training_data import corpus
+    from mechprobe.worlds.training.data import corpus
 
     twice = [*walks, *walks[:50]]
     found = corpus(world, twice, 0.2, 0)
@@ -182,7 +182,7 @@ def test_held_out_is_held_out(world: Any, walks: Any) -> None:
 
 
 def test_batches_cover_every_sequence(walks: Any) -> None:
-    from mechprobe.worlds.training_data import batches
+    from mechprobe.worlds.training.data import batches
 
     def rows(seed: int) -> list[bytes]:
         reader = batches(walks, 8, seed)
@@ -198,7 +198,7 @@ def test_batches_cover_every_sequence(walks: Any) -> None:
 
 def test_wrong_words_by_hand() -> None:
     from mechprobe.worlds import StreetMap
-    from mechprobe.worlds.training_data import wrong_words
+    from mechprobe.worlds.training.data import wrong_words
 
     plain = StreetMap.grid(2, longer=0.0, missing=0.0)
     walk = plain.encode("0 1 E end")
@@ -221,14 +221,14 @@ def test_wrong_words_by_hand() -> None:
 def test_training_refuses(
     world: Any, walks: Any, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    from mechprobe.worlds.train import train_sequence_model
+    from mechprobe.worlds.training.train import train_sequence_model
 
     with pytest.raises(ValueError, match=message):
         train_sequence_model(world, walks, folder=tmp_path, **{**SMALL, **options})
 
 
 def test_bad_sequences(world: Any, walks: Any, tmp_path: Path) -> None:
-    from mechprobe.worlds.train import train_sequence_model
+    from mechprobe.worlds.training.train import train_sequence_model
 
     bad = world.encode("0 1 end")
     cases: list[tuple[list[Any], str]] = [
@@ -247,7 +247,7 @@ def test_bad_sequences(world: Any, walks: Any, tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number(
     world: Any, walks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mechprobe.worlds import train
+    from mechprobe.worlds.training import train
 
     def nan(_model: Any, _ids: Any) -> torch.Tensor:
         return torch.tensor(float("nan"))
@@ -259,10 +259,10 @@ def test_a_loss_that_is_no_number(
 
 @pytest.mark.parametrize("name", ["random_walks", "shortest_paths"])
 def test_shipped_models_are_small_and_legal(name: Any) -> None:
-    from mechprobe.worlds.shipped import load_shipped, shipped_sequences, shipped_training
+    from mechprobe.worlds.training.shipped import load_shipped, shipped_sequences, shipped_training
 
     net, world = load_shipped(name)
-    folder = Path(__file__).parents[1] / "mechprobe/worlds/checkpoints" / name
+    folder = Path(__file__).parents[1] / "mechprobe/worlds/training/checkpoints" / name
     assert sum(f.stat().st_size for f in folder.iterdir()) < 2e6
     reached = shipped_training(name)
     held_out = shipped_sequences(name)[1]
@@ -274,7 +274,7 @@ def test_shipped_models_are_small_and_legal(name: Any) -> None:
 
 def test_shipped_pair_parts_ways_off_its_paths() -> None:
     """Both say legal words on their own ground; on random walks only one still does."""
-    from mechprobe.worlds.shipped import load_shipped
+    from mechprobe.worlds.training.shipped import load_shipped
 
     known, world = load_shipped("random_walks")
     unknown, _ = load_shipped("shortest_paths")
@@ -284,7 +284,7 @@ def test_shipped_pair_parts_ways_off_its_paths() -> None:
 
 @pytest.mark.usefixtures("as_users_run_it")
 def test_shipped_names() -> None:
-    from mechprobe.worlds.shipped import load_shipped, make_shipped
+    from mechprobe.worlds.training.shipped import load_shipped, make_shipped
 
     with pytest.raises(ValueError, match=r"no model 'taxi' comes with the package; there are rand"):
         load_shipped(cast("Any", "taxi"))

@@ -107,7 +107,7 @@ def test_no_two_nodes_near_enough(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_distances_equal_networkx(seed: int) -> None:
     nx = pytest.importorskip("networkx")
-    from mechprobe.worlds.distances import hop_distances
+    from mechprobe.worlds.streets.distances import hop_distances
 
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, 150))
@@ -125,7 +125,7 @@ def test_distances_equal_networkx(seed: int) -> None:
 
 
 def test_long_distances_take_more_bits() -> None:
-    from mechprobe.worlds.distances import hop_distances
+    from mechprobe.worlds.streets.distances import hop_distances
 
     ring = (np.arange(300)[:, None] + 1) % 300
     found = hop_distances(ring)
@@ -136,7 +136,7 @@ def test_long_distances_take_more_bits() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_way_back_equals_walking(seed: int) -> None:
-    from mechprobe.worlds.distances import longest_way_back
+    from mechprobe.worlds.streets.distances import longest_way_back
 
     rng = np.random.default_rng(seed)
     n = 12
@@ -274,7 +274,7 @@ def test_verdicts_by_hand(odd: Any) -> None:
     found = valid_traversals(odd, [odd.encode(text) for text in texts])
     names = ["ok", "illegal turn", "wrong place", "unfinished", "malformed", "ok", "illegal turn"]
     names += ["malformed"]
-    from mechprobe.worlds.traversals import VERDICTS
+    from mechprobe.worlds.streets.traversals import VERDICTS
 
     assert [VERDICTS[v] for v in found.verdicts] == names
     assert found.positions.tolist() == [-1, 3, 3, -1, 0, -1, 2, 1]
@@ -341,13 +341,13 @@ def test_coordinates_and_lengths_are_kept(tmp_path: Path) -> None:
      ((-1, -1), "SW"), ((-1, 0), "W"), ((-1, 1), "NW"), ((1, 2.3), "NE"), ((1, 2.6), "N")],
 )  # fmt: skip
 def test_compass(to: tuple[float, float], label: str) -> None:
-    from mechprobe.worlds.street_sources import compass
+    from mechprobe.worlds.streets.sources import compass
 
     assert compass((3.0, 5.0), (3.0 + to[0], 5.0 + to[1])) == label
 
 
 def test_degrees_of_longitude_are_shorter_in_the_north() -> None:
-    from mechprobe.worlds.street_sources import compass
+    from mechprobe.worlds.streets.sources import compass
 
     there = (1.0, 61.0)
     assert compass((0.0, 60.0), there) == "NE"

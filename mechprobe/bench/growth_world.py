@@ -11,8 +11,8 @@ import torch
 
 from mechprobe.bench.contender import Arrays, Contender
 from mechprobe.worlds import StreetMap, boundary, evaluate_world_model, true_automaton
-from mechprobe.worlds.distances import hop_distances
-from mechprobe.worlds.pairs import draw_different
+from mechprobe.worlds.metrics.pairs import draw_different
+from mechprobe.worlds.streets.distances import hop_distances
 
 _SEED = 0
 _PAIRS, _DEPTH = 1000, 5

@@ -18,12 +18,13 @@ from torch import Tensor
 from mechprobe.bench.contender import Arrays, Contender
 from mechprobe.models import looking_at
 from mechprobe.worlds import Epsilon, StreetMap, load_sequence_model, load_shipped
-from mechprobe.worlds.arrays import PAD, Ids
-from mechprobe.worlds.language import boundary
-from mechprobe.worlds.pairs import Pairs
-from mechprobe.worlds.request import Request, checked, drawn_pairs
-from mechprobe.worlds.scores import Test, gather, scored
-from mechprobe.worlds.shipped import NAMES
+from mechprobe.worlds.automata.arrays import PAD, Ids
+from mechprobe.worlds.automata.language import boundary
+from mechprobe.worlds.metrics.drawing import drawn_pairs
+from mechprobe.worlds.metrics.pairs import Pairs
+from mechprobe.worlds.metrics.request import Request, checked
+from mechprobe.worlds.metrics.scores import Test, gather, scored
+from mechprobe.worlds.training.shipped import NAMES
 
 SEED = 1
 DEPTH = 5

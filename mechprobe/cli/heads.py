@@ -7,7 +7,9 @@ import mechprobe
 from mechprobe.cli.show import PACKAGED, print_table, refuse_idle, require_folders, say
 
 if TYPE_CHECKING:
-    from mechprobe.results import HeadScores, HeadSelection, Result
+    from mechprobe.heads.head_scores import HeadScores
+    from mechprobe.heads.selection import HeadSelection
+    from mechprobe.results import Result
     from mechprobe.tasks import Task
 
 GENERATED = ("ontology", "select_and_copy")
@@ -85,7 +87,7 @@ def heads(
     found = scores.select(calibration, method, flip=flip, centre=centre, seed=seed)
     more: list[Result] = []
     if _is_grid(scores):
-        from mechprobe.results import difficulty_of
+        from mechprobe.heads.by_difficulty import difficulty_of
 
         more.append(difficulty_of(scores, calibration=calibration, method=method, flip=flip,
                                   centre=centre, seed=seed))  # fmt: skip

@@ -9,7 +9,7 @@ import mechprobe
 from mechprobe.cli.show import PACKAGED, deliver, refuse_idle, require_folders
 
 if TYPE_CHECKING:
-    from mechprobe.results import LensResult
+    from mechprobe.lens.results import LensResult
 
 
 def lens(

@@ -17,6 +17,7 @@ from mechprobe.heads.answers import (
     margins,
 )
 from mechprobe.heads.places import places
+from mechprobe.heads.results import HeadAblation, ablation_of
 from mechprobe.models import (
     HEAD_OUTPUT,
     Batch,
@@ -31,7 +32,6 @@ from mechprobe.models import (
 )
 from mechprobe.models.protocol import Edit, Sink
 from mechprobe.provenance import Call
-from mechprobe.results import HeadAblation, ablation_of
 from mechprobe.tasks import Task
 
 How = Literal["zero", "mean", "resample"]

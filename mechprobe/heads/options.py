@@ -10,11 +10,12 @@ import xarray as xr
 from mechprobe import tasks
 from mechprobe.heads.ablate import Head, require_heads
 from mechprobe.heads.answers import AnswerReader, better_spelling, choices, group_codes
+from mechprobe.heads.head_scores import HeadScores
 from mechprobe.heads.places import places
+from mechprobe.heads.results import OptionRobustness
 from mechprobe.heads.scores import qk_scores
 from mechprobe.models import Model, Session, alone, describe, opened
 from mechprobe.provenance import Call
-from mechprobe.results import HeadScores, OptionRobustness
 from mechprobe.stats import accuracy_interval
 from mechprobe.tasks import Task
 

@@ -10,6 +10,7 @@ import xarray as xr
 from mechprobe import tasks
 from mechprobe.heads.answers import AnswerReader, group_codes
 from mechprobe.heads.capture import HeadReader
+from mechprobe.heads.head_scores import HeadScores
 from mechprobe.heads.lead import Lead, shared_lead
 from mechprobe.heads.places import (
     OF_EXAMPLE,
@@ -37,7 +38,6 @@ from mechprobe.models import (
 )
 from mechprobe.models.prompts import TOKENS_PER_BATCH
 from mechprobe.provenance import Call
-from mechprobe.results import HeadScores
 from mechprobe.tasks import Task
 
 # Below this a shortcut cannot be fitted on one half and tested on the other.

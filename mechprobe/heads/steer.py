@@ -18,10 +18,10 @@ from mechprobe.heads.answers import (
 )
 from mechprobe.heads.capture import key_places
 from mechprobe.heads.places import Key, Place, places
+from mechprobe.heads.results import HeadSteering, steering_of
 from mechprobe.models import PATTERN, Batch, Model, alone, attention_name, describe, opened
 from mechprobe.models.protocol import Edit
 from mechprobe.provenance import Call
-from mechprobe.results import HeadSteering, steering_of
 from mechprobe.tasks import Task
 
 

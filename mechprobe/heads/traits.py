@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechprobe.heads.direct import direct_logits
+from mechprobe.heads.results import HeadTraits
 from mechprobe.heads.retrieval import retrieval_scores
 from mechprobe.kernels.patterns import copying_score, mean_diagonal
 from mechprobe.models import (
@@ -30,7 +31,6 @@ from mechprobe.models import (
     run,
 )
 from mechprobe.provenance import Call
-from mechprobe.results import HeadTraits
 from mechprobe.tasks import Task
 
 TRAITS = (

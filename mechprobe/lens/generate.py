@@ -14,7 +14,7 @@ from mechprobe.kernels import Readout, readout
 from mechprobe.kernels.readout import Buffers
 from mechprobe.lens.capture import Reader
 from mechprobe.lens.dataset import Cells, Read, lens_dataset
-from mechprobe.lens.logit_lens import lens_reader
+from mechprobe.lens.lens import lens_reader
 from mechprobe.lens.request import (
     Layers,
     Norm,
@@ -25,6 +25,7 @@ from mechprobe.lens.request import (
     one_token,
     resolve_targets,
 )
+from mechprobe.lens.results import LensResult
 from mechprobe.models import (
     Cursor,
     Model,
@@ -41,7 +42,6 @@ from mechprobe.models import (
 from mechprobe.models.inputs import integer, integers, listed, prompt_items
 from mechprobe.models.prompts import ids_in_context
 from mechprobe.provenance import Call
-from mechprobe.results import LensResult
 
 # A text or an id, or several.
 Tokens = str | int | np.integer[Any] | Sequence[Any] | npt.NDArray[Any] | Tensor | None

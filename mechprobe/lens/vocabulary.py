@@ -13,8 +13,9 @@ from torch import Tensor
 
 from mechprobe.kernels import nearest_columns, top_k
 from mechprobe.kernels.vocabulary import Metric
-from mechprobe.lens.logit_lens import lens_reader
+from mechprobe.lens.lens import lens_reader
 from mechprobe.lens.request import check_top_k, one_token, resolve_positions
+from mechprobe.lens.results import Expressibility, VocabularyNeighbors
 from mechprobe.models import (
     Model,
     Prompts,
@@ -30,7 +31,6 @@ from mechprobe.models import (
     tokenizer_of,
 )
 from mechprobe.provenance import Call
-from mechprobe.results import Expressibility, VocabularyNeighbors
 
 
 @alone

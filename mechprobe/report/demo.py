@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from mechprobe import tasks
 from mechprobe.heads import qk_scores
 from mechprobe.lens import generate_with_lens, logit_lens
+from mechprobe.lens.results import LensResult
 from mechprobe.models import chat_prompt, load_model
 from mechprobe.plots.text import visible
 from mechprobe.report import write_report
-from mechprobe.results import LensResult, Result, WorldModelResult
+from mechprobe.results import Result
 from mechprobe.worlds import evaluate_world_model, load_shipped, shipped_held_out
-from mechprobe.worlds.shipped import NAMES
+from mechprobe.worlds.metrics.results import WorldModelResult
+from mechprobe.worlds.training.shipped import NAMES
 
 if TYPE_CHECKING:
     import pandas as pd

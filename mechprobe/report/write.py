@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mechprobe.results import Result, load_result
+from mechprobe.results import Result
 from mechprobe.results.html import write_page
+from mechprobe.saved import load_result
 
 
 def write_report(

@@ -34,99 +34,89 @@ Source:
     Generative Model" (2024), https://arxiv.org/abs/2406.03689.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from mechprobe.worlds.acceptance import Acceptance as Acceptance
-from mechprobe.worlds.acceptance import Epsilon as Epsilon
-from mechprobe.worlds.acceptance import TopK as TopK
-from mechprobe.worlds.acceptance import TopP as TopP
-from mechprobe.worlds.algebra import Counter as Counter
-from mechprobe.worlds.algebra import Group as Group
-from mechprobe.worlds.arrays import Ids as Ids
-from mechprobe.worlds.arrays import Mask as Mask
-from mechprobe.worlds.arrays import Prefixes as Prefixes
-from mechprobe.worlds.arrays import States as States
-from mechprobe.worlds.arrays import pad as pad
-from mechprobe.worlds.automaton import Automaton as Automaton
-from mechprobe.worlds.base import World as World
-from mechprobe.worlds.connect4 import CumulativeConnect4 as CumulativeConnect4
-from mechprobe.worlds.dyck import Dyck as Dyck
-from mechprobe.worlds.language import Boundary as Boundary
-from mechprobe.worlds.language import boundary as boundary
-from mechprobe.worlds.language import boundary_sizes as boundary_sizes
-from mechprobe.worlds.language import distinguishing_length as distinguishing_length
-from mechprobe.worlds.minimise import nerode_classes as nerode_classes
-from mechprobe.worlds.next_word import Validity as Validity
-from mechprobe.worlds.next_word import next_token_validity as next_token_validity
-from mechprobe.worlds.oracles import Oracle as Oracle
-from mechprobe.worlds.oracles import legal_only as legal_only
-from mechprobe.worlds.oracles import noisy_oracle as noisy_oracle
-from mechprobe.worlds.oracles import true_automaton as true_automaton
-from mechprobe.worlds.oracles import uniform as uniform
-from mechprobe.worlds.othello import Othello as Othello
-from mechprobe.worlds.policy import own_sequences as own_sequences
-from mechprobe.worlds.predictor import Cursor as Cursor
-from mechprobe.worlds.predictor import Predictor as Predictor
-from mechprobe.worlds.predictors import callable_model as callable_model
-from mechprobe.worlds.seating import Seating as Seating
-from mechprobe.worlds.sequences import first_illegal as first_illegal
-from mechprobe.worlds.sequences import read_sequences as read_sequences
-from mechprobe.worlds.streets import StreetMap as StreetMap
-from mechprobe.worlds.table import TableWorld as TableWorld
-from mechprobe.worlds.traversals import Traversals as Traversals
-from mechprobe.worlds.traversals import valid_traversals as valid_traversals
+from mechprobe._lazy import lazy
+from mechprobe.worlds.automata.algebra import Counter as Counter
+from mechprobe.worlds.automata.algebra import Group as Group
+from mechprobe.worlds.automata.arrays import Ids as Ids
+from mechprobe.worlds.automata.arrays import Mask as Mask
+from mechprobe.worlds.automata.arrays import Prefixes as Prefixes
+from mechprobe.worlds.automata.arrays import States as States
+from mechprobe.worlds.automata.arrays import pad as pad
+from mechprobe.worlds.automata.automaton import Automaton as Automaton
+from mechprobe.worlds.automata.base import World as World
+from mechprobe.worlds.automata.connect4 import CumulativeConnect4 as CumulativeConnect4
+from mechprobe.worlds.automata.dyck import Dyck as Dyck
+from mechprobe.worlds.automata.language import Boundary as Boundary
+from mechprobe.worlds.automata.language import boundary as boundary
+from mechprobe.worlds.automata.language import boundary_sizes as boundary_sizes
+from mechprobe.worlds.automata.language import distinguishing_length as distinguishing_length
+from mechprobe.worlds.automata.minimise import nerode_classes as nerode_classes
+from mechprobe.worlds.automata.othello import Othello as Othello
+from mechprobe.worlds.automata.seating import Seating as Seating
+from mechprobe.worlds.automata.sequences import first_illegal as first_illegal
+from mechprobe.worlds.automata.sequences import read_sequences as read_sequences
+from mechprobe.worlds.automata.table import TableWorld as TableWorld
+from mechprobe.worlds.metrics.next_word import Validity as Validity
+from mechprobe.worlds.metrics.next_word import next_token_validity as next_token_validity
+from mechprobe.worlds.predictors.acceptance import Acceptance as Acceptance
+from mechprobe.worlds.predictors.acceptance import Epsilon as Epsilon
+from mechprobe.worlds.predictors.acceptance import TopK as TopK
+from mechprobe.worlds.predictors.acceptance import TopP as TopP
+from mechprobe.worlds.predictors.callables import callable_model as callable_model
+from mechprobe.worlds.predictors.oracles import Oracle as Oracle
+from mechprobe.worlds.predictors.oracles import legal_only as legal_only
+from mechprobe.worlds.predictors.oracles import noisy_oracle as noisy_oracle
+from mechprobe.worlds.predictors.oracles import true_automaton as true_automaton
+from mechprobe.worlds.predictors.oracles import uniform as uniform
+from mechprobe.worlds.predictors.policy import own_sequences as own_sequences
+from mechprobe.worlds.predictors.predictor import Cursor as Cursor
+from mechprobe.worlds.predictors.predictor import Predictor as Predictor
+from mechprobe.worlds.streets.street_map import StreetMap as StreetMap
+from mechprobe.worlds.streets.traversals import Traversals as Traversals
+from mechprobe.worlds.streets.traversals import valid_traversals as valid_traversals
 
 if TYPE_CHECKING:
-    from mechprobe.worlds.detour import detours as detours
-    from mechprobe.worlds.evaluate import evaluate_world_model as evaluate_world_model
-    from mechprobe.worlds.layers import world_by_layer as world_by_layer
-    from mechprobe.worlds.loaded import language_model as language_model
-    from mechprobe.worlds.loaded import load_sequence_model as load_sequence_model
-    from mechprobe.worlds.network import LanguageModel as LanguageModel
-    from mechprobe.worlds.patching import patch_states as patch_states
-    from mechprobe.worlds.probes import probe_states as probe_states
-    from mechprobe.worlds.puzzles import chat_judge as chat_judge
-    from mechprobe.worlds.puzzles import seating_puzzles as seating_puzzles
-    from mechprobe.worlds.reconstruct import corrupted as corrupted
-    from mechprobe.worlds.reconstruct import reconstruct_map as reconstruct_map
-    from mechprobe.worlds.shipped import load_shipped as load_shipped
-    from mechprobe.worlds.shipped import make_shipped as make_shipped
-    from mechprobe.worlds.shipped import shipped_held_out as shipped_held_out
-    from mechprobe.worlds.shipped import shipped_sequences as shipped_sequences
-    from mechprobe.worlds.shipped import shipped_training as shipped_training
-    from mechprobe.worlds.shipped import shipped_world as shipped_world
-    from mechprobe.worlds.train import train_sequence_model as train_sequence_model
+    from mechprobe.worlds.inside.patching import patch_states as patch_states
+    from mechprobe.worlds.inside.probes import probe_states as probe_states
+    from mechprobe.worlds.metrics.by_layer import world_by_layer as world_by_layer
+    from mechprobe.worlds.metrics.evaluate import evaluate_world_model as evaluate_world_model
+    from mechprobe.worlds.predictors.loaded import language_model as language_model
+    from mechprobe.worlds.predictors.loaded import load_sequence_model as load_sequence_model
+    from mechprobe.worlds.predictors.network import LanguageModel as LanguageModel
+    from mechprobe.worlds.puzzles.puzzles import chat_judge as chat_judge
+    from mechprobe.worlds.puzzles.puzzles import seating_puzzles as seating_puzzles
+    from mechprobe.worlds.streets.detours import detours as detours
+    from mechprobe.worlds.streets.reconstruct import corrupted as corrupted
+    from mechprobe.worlds.streets.reconstruct import reconstruct_map as reconstruct_map
+    from mechprobe.worlds.training.shipped import load_shipped as load_shipped
+    from mechprobe.worlds.training.shipped import make_shipped as make_shipped
+    from mechprobe.worlds.training.shipped import shipped_held_out as shipped_held_out
+    from mechprobe.worlds.training.shipped import shipped_sequences as shipped_sequences
+    from mechprobe.worlds.training.shipped import shipped_training as shipped_training
+    from mechprobe.worlds.training.shipped import shipped_world as shipped_world
+    from mechprobe.worlds.training.train import train_sequence_model as train_sequence_model
 
-_HOME = {
-    "LanguageModel": "mechprobe.worlds.network",
-    "chat_judge": "mechprobe.worlds.puzzles",
-    "corrupted": "mechprobe.worlds.reconstruct",
-    "detours": "mechprobe.worlds.detour",
-    "evaluate_world_model": "mechprobe.worlds.evaluate",
-    "language_model": "mechprobe.worlds.loaded",
-    "load_sequence_model": "mechprobe.worlds.loaded",
-    "load_shipped": "mechprobe.worlds.shipped",
-    "make_shipped": "mechprobe.worlds.shipped",
-    "patch_states": "mechprobe.worlds.patching",
-    "probe_states": "mechprobe.worlds.probes",
-    "reconstruct_map": "mechprobe.worlds.reconstruct",
-    "seating_puzzles": "mechprobe.worlds.puzzles",
-    "shipped_held_out": "mechprobe.worlds.shipped",
-    "shipped_sequences": "mechprobe.worlds.shipped",
-    "shipped_training": "mechprobe.worlds.shipped",
-    "shipped_world": "mechprobe.worlds.shipped",
-    "train_sequence_model": "mechprobe.worlds.train",
-    "world_by_layer": "mechprobe.worlds.layers",
+_HOMES = {
+    "LanguageModel": "mechprobe.worlds.predictors.network",
+    "chat_judge": "mechprobe.worlds.puzzles.puzzles",
+    "corrupted": "mechprobe.worlds.streets.reconstruct",
+    "detours": "mechprobe.worlds.streets.detours",
+    "evaluate_world_model": "mechprobe.worlds.metrics.evaluate",
+    "language_model": "mechprobe.worlds.predictors.loaded",
+    "load_sequence_model": "mechprobe.worlds.predictors.loaded",
+    "load_shipped": "mechprobe.worlds.training.shipped",
+    "make_shipped": "mechprobe.worlds.training.shipped",
+    "patch_states": "mechprobe.worlds.inside.patching",
+    "probe_states": "mechprobe.worlds.inside.probes",
+    "reconstruct_map": "mechprobe.worlds.streets.reconstruct",
+    "seating_puzzles": "mechprobe.worlds.puzzles.puzzles",
+    "shipped_held_out": "mechprobe.worlds.training.shipped",
+    "shipped_sequences": "mechprobe.worlds.training.shipped",
+    "shipped_training": "mechprobe.worlds.training.shipped",
+    "shipped_world": "mechprobe.worlds.training.shipped",
+    "train_sequence_model": "mechprobe.worlds.training.train",
+    "world_by_layer": "mechprobe.worlds.metrics.by_layer",
 }
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        msg = f"module 'mechprobe.worlds' has no attribute {name!r}"
-        raise AttributeError(msg)
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__getattr__, __dir__ = lazy(__name__, _HOMES)

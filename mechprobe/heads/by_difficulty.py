@@ -1,0 +1,177 @@
+"""Whether heads keep their answer where questions get harder and the model loses it."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Int
+
+from mechprobe.heads.head_scores import HeadScores
+from mechprobe.heads.part import Part
+from mechprobe.heads.source import (
+    ENDS,
+    best_shortcut,
+    better,
+    derived,
+    model_choices,
+    require_kind,
+)
+from mechprobe.provenance import Call
+from mechprobe.results.base import Result
+from mechprobe.stats import Calibration, Interval, Method, accuracy_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from mechprobe.results.html import Section
+
+WHO = ("model", "head", "shortcut")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Difficulty(Result):
+    """Head, model and best shortcut over numbers of steps and distractors.
+
+    ``data`` holds ``head_accuracy``, ``model_accuracy`` and ``shortcut_accuracy``, each with
+    ``_low`` and ``_high``, and ``n`` (steps, distractors), over held-out examples only; ``chosen``,
+    ``model_spelling``, ``shortcut_name``. ``shortcut_scope`` is ``"cell"`` where the scores say
+    which examples a shortcut gets right, else ``"pooled"``: then every cell repeats the audit of
+    the whole task.
+    """
+
+    kind: ClassVar[str] = "head_difficulty"
+    papers: ClassVar[tuple[str, ...]] = ("tulchinskii2025logical",)
+
+    def plot(self, kind: str = "grids") -> "go.Figure":
+        """Draw the three grids side by side.
+
+        Raises:
+            ValueError: An unknown kind; the only one is ``"grids"``.
+        """
+        from mechprobe.plots import heads_grids as plots
+
+        require_kind(kind, "grids", "a difficulty grid")
+        return plots.difficulty_figure(self.data)
+
+    def summary(self) -> "pd.DataFrame":
+        """Return the cells: how many examples, and who is right how often."""
+        names = ["n", "head_accuracy", "model_accuracy", "shortcut_accuracy"]
+        frame = self.data[names].to_dataframe()
+        return frame[frame["n"] > 0]
+
+    def section(self) -> "Section":
+        """Return grids and table; a note names head, spelling and shortcut."""
+        d = self.data
+        note = (
+            f"Head {d['chosen'].item()}, chosen on {int(d['n_calibration'])} examples of all cells;"
+            f" model spelling: {d['model_spelling'].item()}; shortcut: "
+            f"{d['shortcut_name'].item()} ({d['shortcut_scope'].item()})."
+        )
+        return replace(super().section(), note=note)
+
+
+def difficulty_of(
+    scores: HeadScores,
+    *,
+    calibration: Calibration = 0.5,
+    method: Method = "best",
+    k: int = 5,
+    flip: bool = False,
+    centre: bool = False,
+    seed: int = 0,
+    n_bootstrap: int = 1000,
+    call: Call | None = None,
+) -> Difficulty:
+    """Choose heads on examples of all difficulties; test them on the others, cell by cell.
+
+    Where the scores hold ``shortcut_right`` (example, shortcut; NaN: not tested), the best
+    shortcut is given cell by cell too; otherwise its accuracy on the task stands in every cell.
+
+    Args:
+        scores: Scores whose examples know ``steps`` and ``distractors``.
+        calibration: As for ``HeadScores.select``.
+        method: As for ``HeadScores.select``.
+        k: Heads of a vote or sum.
+        flip: Heads that are wrong more often than right may be inverted.
+        centre: Take away each head's calibration median of each candidate.
+        seed: Of split and intervals.
+        n_bootstrap: Resamples behind the intervals.
+        call: What is recorded; this call by default.
+
+    Returns:
+        Accuracies per cell with intervals.
+
+    Raises:
+        ValueError: Examples whose steps or distractors are unknown, or anything
+            ``HeadScores.select`` refuses.
+    """
+    call = call or Call("difficulty", locals())
+    _check_difficulty(scores.data)
+    part = Part.of(
+        scores.data,
+        scores.provenance.arguments.get("score"),
+        calibration,
+        method,
+        k,
+        flip,
+        centre,
+        seed,
+    )
+    data = _difficulty_data(part, part.right(part.chosen, method), n_bootstrap)
+    record = derived(call, {"": scores.provenance}, seed)
+    return Difficulty(data, record)
+
+
+def _check_difficulty(data: xr.Dataset) -> None:
+    for axis in ("steps", "distractors"):
+        unknown = int((data[axis].values < 0).sum())
+        if unknown:
+            msg = (
+                f"{unknown} of {data.sizes['example']} examples do not say their {axis}; a grid of "
+                "difficulty needs them, as tasks.ontology gives them."
+            )
+            raise ValueError(msg)
+
+
+def _difficulty_data(part: Part, right: Int[np.ndarray, " test"], n_bootstrap: int) -> xr.Dataset:
+    calibration, test = part.heads.split
+    choice = better(model_choices(part.data, calibration), test, calibrated=False)
+    shortcut = best_shortcut(part.data)
+    answers = {"head": right.astype(np.float64), "model": choice.right[test]}
+    if "shortcut_right" in part.data:
+        by_example = part.data["shortcut_right"].sel(shortcut=shortcut.name)
+        answers["shortcut"] = by_example.values.astype(np.float64)[test]
+    levels = {a: np.unique(part.data[a].values) for a in ("steps", "distractors")}
+    shape = tuple(len(v) for v in levels.values())
+    n = np.zeros(shape, np.int64)
+    grids = {f"{who}_accuracy{end}": np.full(shape, np.nan) for who in WHO for end in ENDS}
+    for cell in np.ndindex(shape):
+        inside = _inside(part.data, levels, cell)[test]
+        n[cell] = inside.sum()
+        group = part.heads.group[test][inside]
+        for who in WHO if n[cell] else ():
+            found = shortcut.accuracy
+            if who in answers:
+                found = accuracy_interval(answers[who][inside], group, n_bootstrap=n_bootstrap)
+            _put(grids, who, cell, found)
+    data = xr.Dataset({k: (tuple(levels), v) for k, v in {"n": n, **grids}.items()}, coords=levels)
+    texts = {
+        "chosen": part.names,
+        "model_spelling": choice.spelling,
+        "shortcut_name": shortcut.name,
+        "shortcut_scope": "cell" if "shortcut" in answers else "pooled",
+    }
+    data["n_calibration"] = len(calibration)
+    return data.assign({k: ((), np.array(v, dtype=object)) for k, v in texts.items()})
+
+
+def _inside(data: xr.Dataset, levels: dict[str, np.ndarray], cell: tuple[int, ...]) -> np.ndarray:
+    here = [data[a].values == v[i] for (a, v), i in zip(levels.items(), cell, strict=True)]
+    return np.logical_and(*here)
+
+
+def _put(grids: dict[str, np.ndarray], who: str, cell: tuple[int, ...], found: Interval) -> None:
+    for end, value in zip(ENDS, found, strict=True):
+        grids[f"{who}_accuracy{end}"][cell] = value

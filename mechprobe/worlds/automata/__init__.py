@@ -1,0 +1,1 @@
+"""Worlds as automata: states, words, and what is legal."""

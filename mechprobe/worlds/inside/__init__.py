@@ -1,0 +1,1 @@
+"""What is inside a model of a world: its states swapped, and read by probes."""

@@ -1,0 +1,194 @@
+"""What looking inside a model of a world gives: swapped states, and probes of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float, Int
+
+from mechprobe.provenance import Provenance
+from mechprobe.results.base import Result
+from mechprobe.stats import Interval, accuracy_interval, difference_interval
+from mechprobe.worlds.metrics.results import layer_name, with_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from mechprobe.results.html import Section
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class StatePatching(Result):
+    """Whether the stream at a layer and position carries the state: what a swap of it swaps.
+
+    ``data`` holds over ``layer`` (-1 the embedding, l after block l) and ``position`` (-1 the last
+    word of the prefix), each with ``_low`` and ``_high``, 95 % intervals over recipients' states:
+
+    - ``swap``: share of the strings that tell the two states apart whose verdict becomes the
+      donor's; 0 the recipient's language is intact, 1 it is the donor's; ``gained`` and ``lost``:
+      of the strings that only the donor's state, and only the recipient's, allows;
+    - ``same_state``: the share of verdicts that change where the donor is another prefix of the
+      recipient's own state (damage); ``random_state``: the share that become the pair's donor's
+      where a third state is put in (chance);
+    - ``above_random``: ``swap`` minus ``random_state`` on the pairs that have both;
+    - ``score`` (condition, layer, position, pair), NaN where there is none, and ``state`` (pair).
+
+    ``n_drawn``, ``n_kept``, ``dropped`` (reason) count pairs, ``n_pairs`` (condition) those that
+    have a donor; ``n_strings``, ``n_followed``, ``strings_dropped`` (string_reason) count strings.
+    ``world``, ``extent``, ``acceptance``, ``k``, ``max_tokens``: settings.
+    """
+
+    kind: ClassVar[str] = "state_patching"
+    papers: ClassVar[tuple[str, ...]] = ("vafa2024worldmodel", "geiger2023das")
+
+    def plot(self, kind: str = "layers") -> "go.Figure":
+        """Draw what is swapped.
+
+        Args:
+            kind: ``"layers"`` (lines with intervals, a panel for each position) or ``"grid"``
+                (layer by position, the controls beside it on the same scale).
+
+        Raises:
+            ValueError: An unknown kind.
+        """
+        from mechprobe.plots import world_layers as plots
+
+        return plots.patching_figure(self.data, kind, str(self.provenance.model.get("name", "")))
+
+    def summary(self) -> "pd.DataFrame":
+        """Return one row per layer and position: the swap and its controls, with intervals."""
+        import pandas as pd
+
+        rows = {
+            (layer_name(layer), position): {
+                name.replace("_", " "): with_interval(self.data.isel(layer=i, position=j), name)
+                for name in ("swap", "same_state", "random_state")
+            }
+            for i, layer in enumerate(self.data["layer"].values.tolist())
+            for j, position in enumerate(self.data["position"].values.tolist())
+        }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["layer", "position"])
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """Return one row per layer and position: every mean with its interval."""
+        names = ("swap", "gained", "lost", "same_state", "random_state", "above_random")
+        wanted = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+        return self.data[wanted].to_dataframe().reset_index()
+
+    def section(self) -> "Section":
+        """Return both figures, the table, and what was dropped."""
+        figures = [self.plot("layers"), self.plot("grid")]
+        return replace(super().section(), figures=figures, note=self.note())
+
+    def note(self) -> str:
+        """Return settings, and what became of pairs and strings, in one sentence."""
+        data = self.data
+        parts = [
+            f"{data['world'].item()}, {data['acceptance'].item()}, k = {int(data['k'])}",
+            f"{int(data['n_kept'])} of {int(data['n_drawn'])} pairs kept, "
+            f"{int(data['n_followed'])} of {int(data['n_strings'])} strings followed",
+        ]
+        for counts, what in (("dropped", "pairs"), ("strings_dropped", "strings")):
+            reasons = data[data[counts].dims[0]].values.tolist()
+            found = zip(reasons, data[counts].values.tolist(), strict=True)
+            parts += [f"{count} {what} dropped: {reason}" for reason, count in found if count]
+        return "; ".join(parts)
+
+
+class Read(NamedTuple):
+    """How rightly a layer was read at every test place.
+
+    Attributes:
+        state: By the probe.
+        control: By the probe that learned random labels.
+    """
+
+    state: Float[np.ndarray, " tested"]
+    control: Float[np.ndarray, " tested"]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class StateProbes(Result):
+    """How well a linear probe reads the state of the world, layer by layer.
+
+    ``data`` holds over ``layer`` (-1 is the embedding, l the residual stream after block l):
+    ``accuracy``, ``control_accuracy`` and ``selectivity`` (their difference), each with ``_low``
+    and ``_high``, sequences resampled; ``above_embedding`` (accuracy minus that of the embedding,
+    paired; NaN where the embedding was not probed) with bounds; ``majority``: the accuracy of
+    always saying the commonest label; ``n_train``, ``n_test``: places; ``n_test_sequences``.
+    """
+
+    kind: ClassVar[str] = "state_probes"
+    papers: ClassVar[tuple[str, ...]] = ("vafa2024worldmodel",)
+
+    def plot(self, kind: str = "layers") -> "go.Figure":
+        """Draw accuracy and control accuracy against the layer.
+
+        Raises:
+            ValueError: An unknown kind; the only one is ``"layers"``.
+        """
+        from mechprobe.plots import world_curves as plots
+
+        name = str(self.provenance.model.get("name", ""))
+        return plots.probes_figure(
+            self.data, kind, name, str(self.provenance.arguments.get("label", ""))
+        )
+
+    def summary(self) -> "pd.DataFrame":
+        """Return one row per layer."""
+        names = ["accuracy", "accuracy_low", "accuracy_high", "control_accuracy", "selectivity",
+                 "selectivity_low", "selectivity_high"]  # fmt: skip
+        return self.data[names].to_dataframe()
+
+
+def probes_of(
+    reads: Sequence[Read],
+    layers: Sequence[int],
+    group: Int[np.ndarray, " tested"],
+    majority: float,
+    provenance: Provenance,
+    *,
+    n_train: int,
+) -> StateProbes:
+    """Put probes together.
+
+    Args:
+        reads: Of every layer.
+        layers: Ascending.
+        group: Sequence of each test place.
+        majority: Accuracy of always saying the commonest label.
+        provenance: What made them.
+        n_train: Places that were learned from.
+    """
+    unknown = Interval(*[float("nan")] * 3)
+    rows: dict[str, list[Interval]] = {}
+    for layer, read in zip(layers, reads, strict=True):
+        base = reads[0].state if layers[0] == -1 and layer != -1 else None
+        found = {
+            "accuracy": accuracy_interval(read.state, group),
+            "control_accuracy": accuracy_interval(read.control, group),
+            "selectivity": difference_interval(read.state, read.control, group),
+            "above_embedding": unknown
+            if base is None
+            else difference_interval(read.state, base, group),
+        }
+        for name, interval in found.items():
+            rows.setdefault(name, []).append(interval)
+    data = xr.Dataset(
+        {
+            f"{name}{end}": ("layer", np.array([v[i] for v in values]))
+            for name, values in rows.items()
+            for i, end in enumerate(("", "_low", "_high"))
+        }
+        | {
+            "majority": majority,
+            "n_train": n_train,
+            "n_test": len(group),
+            "n_test_sequences": len(np.unique(group)),
+        },
+        coords={"layer": np.array(layers, dtype=np.int64)},
+    )
+    return StateProbes(data, provenance)

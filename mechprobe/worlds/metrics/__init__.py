@@ -1,0 +1,1 @@
+"""The Myhill-Nerode metrics: pairs, boundaries, scores, intervals, whole models and layers."""

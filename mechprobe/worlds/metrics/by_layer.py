@@ -1,0 +1,203 @@
+"""Where does a model become coherent? The metrics of a world, read at every layer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from tqdm.auto import tqdm
+
+from mechprobe.models import Model, alone
+from mechprobe.provenance import Call
+from mechprobe.stats import difference_interval
+from mechprobe.worlds.automata.arrays import Ids
+from mechprobe.worlds.automata.base import World
+from mechprobe.worlds.metrics.dataset import ENDS, METRICS, Outcome, world_dataset
+from mechprobe.worlds.metrics.drawing import PrefixKind, drawn_pairs, held_out_walks, named
+from mechprobe.worlds.metrics.next_word import next_token_validity
+from mechprobe.worlds.metrics.pairs import Pairs
+from mechprobe.worlds.metrics.request import Request, checked
+from mechprobe.worlds.metrics.results import WorldByLayer
+from mechprobe.worlds.metrics.scores import TESTS, Scores, Test, gather, scored
+from mechprobe.worlds.predictors.acceptance import Acceptance, Epsilon
+from mechprobe.worlds.predictors.network import LanguageModel
+from mechprobe.worlds.predictors.oracles import legal_only, noisy_oracle, true_automaton, uniform
+from mechprobe.worlds.predictors.predictor import Predictor
+from mechprobe.worlds.predictors.residual import chosen_layers
+from mechprobe.worlds.predictors.subject import as_network
+
+
+@alone
+def world_by_layer(
+    model: LanguageModel | Model,
+    world: World,
+    n: int = 300,
+    suffixes: int = 30,
+    k: int = 5,
+    acceptance: Acceptance = Epsilon(0.01),  # noqa: B008 (frozen)
+    mode: str = "corrected",
+    *,
+    layers: Sequence[int] | None = None,
+    prefixes: PrefixKind | str | Sequence[Ids] = "random_walk",
+    seed: int = 0,
+    sequences: Sequence[Ids] | None = None,
+    max_tokens: int | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> WorldByLayer:
+    r"""Put what a logit lens reads at every layer to the metrics of ``evaluate_world_model``.
+
+    The predictor of layer l is the model's own final norm and unembedding on its residual stream,
+
+    .. math:: p_l = \mathrm{softmax}(f(\mathrm{norm}(x_l) W_U + b_U)),
+
+    and all layers are asked about the same pairs of prefixes. Beside each stands its control, the
+    true automaton with independent errors at that layer's own next-token error rate: a layer below
+    its control is incoherent beyond its errors. It is a reading, not a cause: a layer may hold the
+    state in directions that the unembedding does not read (see ``probe_states``, ``patch_states``).
+
+    Args:
+        model: A ``LanguageModel``, or a TransformerLens model whose folder says its words.
+        world: What it should hold.
+        n: Pairs of prefixes to draw for compression, and for distinction, at least 1.
+        suffixes: Suffixes drawn for each pair (M), at least 1; not used by ``"exact"``.
+        k: Longest string of the true boundary, and of the exact tree, at least 1.
+        acceptance: ``Epsilon``, ``TopK`` or ``TopP``.
+        mode: ``"corrected"``, ``"vafa2024"`` or ``"exact"``.
+        layers: -1 for the embedding, l for the residual stream after block l; all if None.
+        prefixes: ``"random_walk"``, ``"on_policy"`` (of the whole model), or sequences of ids.
+        seed: Of everything drawn.
+        sequences: What the next-token test reads; random walks if None.
+        max_tokens: Words of prefix and suffix together; as ``evaluate_world_model``.
+        batch_size: Pairs at once; None for as many as memory allows. Changes no draw.
+        progress: Show a bar over predictors.
+
+    Returns:
+        Metrics of every layer with 95 % intervals over states, their controls, and predictors of
+        which it is known how they score.
+
+    Raises:
+        TypeError: ``model`` is no TransformerLens model (an oracle and a function have no layers),
+            or ``acceptance`` is something else.
+        ValueError: A setting or a layer out of range, a model already read at a layer, a context
+            that is too short, a read-out path that is not the model's, or no pair left.
+        NotImplementedError: An architecture whose layers cannot be read.
+
+    Example:
+        >>> from mechprobe.worlds.training.shipped import load_shipped
+        >>> net, world = load_shipped("random_walks")
+        >>> found = world_by_layer(net, world, n=5, suffixes=2, k=1, layers=[-1], progress=False)
+        >>> bool(found.data["next_token_validity"] < 0.9)
+        True
+
+    References:
+        Vafa et al. (2024), https://arxiv.org/abs/2406.03689; nostalgebraist, "interpreting GPT:
+        the logit lens" (2020).
+    """
+    call = Call("world_by_layer", locals())
+    request = checked(world, n, suffixes, k, acceptance, mode, max_tokens, seed)
+    net = as_network(model, world)
+    chosen = chosen_layers(net.name, int(net.model.cfg.n_layers), layers)
+    net.require_room(request.max_tokens - 1)
+    at = {layer: net.at_layer(layer) for layer in chosen}
+    same, different = drawn_pairs(net, world, request, prefixes)
+    walks = held_out_walks(world, request, sequences)
+    with tqdm(desc="layers", total=2 * len(chosen) + 3, unit="predictor", disable=not progress,
+              leave=False) as bar:  # fmt: skip
+        every = _Exam(world, request, same, different, walks, batch_size, bar).of_layers(at)
+    data = _dataset(world, request, same, different, chosen, every)
+    read = [p.tolist() for x in (same, different) for p in (x.prefixes1, x.prefixes2)]
+    record = call.record(
+        net.describe(), [world.digest(), read, [walk.tolist() for walk in walks]], seed=seed,
+        **request.recorded(world), layers=chosen, prefixes=named(prefixes),
+        sequences=named(sequences),
+    )  # fmt: skip
+    return WorldByLayer(data, record)
+
+
+@dataclass(frozen=True, slots=True)
+class _Exam:
+    """The questions that every predictor is asked."""
+
+    world: World
+    request: Request
+    same: Pairs
+    different: Pairs
+    walks: Sequence[Ids]
+    batch_size: int | None
+    bar: Any = field(repr=False)
+
+    def of_layers(self, at: Mapping[int, Predictor]) -> dict[str, Outcome]:
+        """Return what layers score, then their controls, then the references, in order."""
+        layers = {f"layer {layer}": self.outcome(net) for layer, net in at.items()}
+        controls: dict[str, Outcome] = {}
+        for name, outcome in layers.items():
+            rate = min(1 - outcome.validity.value, 0.999)
+            oracle = noisy_oracle(self.world, rate, self.request.seed)
+            controls[f"control of {name}"] = self.outcome(oracle)
+        references = [make(self.world) for make in (uniform, legal_only, true_automaton)]
+        return layers | controls | {oracle.name: self.outcome(oracle) for oracle in references}
+
+    def outcome(self, predictor: Predictor) -> Outcome:
+        """Put one predictor to all tests."""
+        size = self.batch_size
+        valid = next_token_validity(predictor, self.world, self.walks, batch_size=size)
+        found: dict[Test, tuple[Scores, list[str]]] = {}
+        for tests, pairs in ((TESTS[:1], self.same), (TESTS[1:], self.different)):
+            parts = list(scored(tests, predictor, self.world, pairs, self.request.sampling, size))
+            found |= {t: gather(len(pairs), [p for u, p in parts if u == t]) for t in tests}
+        self.bar.update()
+        return Outcome(predictor.name, valid, found)
+
+
+def _dataset(
+    world: World,
+    request: Request,
+    same: Pairs,
+    different: Pairs,
+    layers: Sequence[int],
+    outcomes: Mapping[str, Outcome],
+) -> xr.Dataset:
+    """Return the data of a ``WorldByLayer``: layers, controls and references apart."""
+    every = world_dataset(world, request, same, different, outcomes).drop_vars("model_name")
+    n, coords = len(layers), {"layer": np.array(layers, dtype=np.int64)}
+    per_model = [name for name in every.data_vars if "model" in every[name].dims]
+    shared = every.drop_vars([*per_model, "model"])
+    own = every[per_model]
+    parts = {
+        "": own.isel(model=slice(0, n)).drop_vars("model").rename(model="layer"),
+        "control_": own.isel(model=slice(n, 2 * n)).drop_vars("model").rename(model="layer"),
+        "reference_": own.isel(model=slice(2 * n, None)).rename(model="reference"),
+    }
+    data = shared.assign_coords(coords)
+    for prefix, part in parts.items():
+        data = data.assign({f"{prefix}{name}": part[name].variable for name in per_model})
+    data = data.assign_coords(reference=list(outcomes)[2 * n :])
+    data = data.assign(error_rate=1 - data[METRICS[-1]])
+    return data.assign(_above_control(data))
+
+
+def _above_control(data: xr.Dataset) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """Return layer minus control on the pairs that both kept, with intervals over states."""
+    tests = data["test"].values.tolist()
+    out = np.full((len(ENDS), data.sizes["layer"], len(tests)), np.nan)
+    for i in range(data.sizes["layer"]):
+        for j in range(len(tests)):
+            own, other = (data[name].values[i, j] for name in ("score", "control_score"))
+            both = ~np.isnan(own) & ~np.isnan(other)
+            if both.any():
+                state = data["state"].values[j]
+                out[:, i, j] = difference_interval(*_by_state(own, other, state, both))
+    dims = ("layer", "test")
+    return {f"above_control{end}": (dims, out[e]) for e, end in enumerate(ENDS)}
+
+
+def _by_state(
+    own: Scores, other: Scores, state: Ids, known: np.ndarray
+) -> tuple[Scores, Scores, Ids]:
+    """Return means over the pairs of each state: a state counts once, as in the metrics."""
+    at = np.unique(state[known], return_inverse=True)[1].reshape(-1)
+    count = np.bincount(at)
+    means = [np.bincount(at, values[known]) / count for values in (own, other)]
+    return means[0], means[1], np.arange(len(count))

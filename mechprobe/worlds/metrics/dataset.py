@@ -1,0 +1,156 @@
+"""Scores of all models as one labelled dataset, with intervals over states."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from mechprobe.stats import Interval, accuracy_interval
+from mechprobe.worlds.automata.arrays import Ids
+from mechprobe.worlds.automata.base import World
+from mechprobe.worlds.metrics.next_word import Validity
+from mechprobe.worlds.metrics.pairs import Pairs
+from mechprobe.worlds.metrics.request import Request
+from mechprobe.worlds.metrics.scores import TESTS, Scores, Test
+
+NEXT_TOKEN = "next_token_validity"
+METRICS = (*TESTS, NEXT_TOKEN)
+ENDS = ("", "_low", "_high")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one model scored.
+
+    Attributes:
+        name: Its name.
+        validity: The next-token test.
+        scores: For each test, the score of every pair (NaN: dropped) and why it was dropped.
+    """
+
+    name: str
+    validity: Validity
+    scores: dict[Test, tuple[Scores, list[str]]]
+
+
+def over_states(values: Scores, clusters: Ids) -> Interval:
+    """Return the mean over states of the mean over a state's pairs, and its 95 % interval.
+
+    Pairs that were dropped (NaN) are left out; states are resampled.
+    """
+    known = ~np.isnan(values)
+    found, at = np.unique(clusters[known], return_inverse=True)
+    means = np.bincount(at.reshape(-1), values[known]) / np.maximum(np.bincount(at.reshape(-1)), 1)
+    return accuracy_interval(means, np.arange(len(found)))
+
+
+def world_dataset(
+    world: World, request: Request, same: Pairs, different: Pairs, outcomes: Mapping[str, Outcome]
+) -> xr.Dataset:
+    """Return the data of a ``WorldModelResult``.
+
+    Args:
+        world: What was tested for.
+        request: Settings.
+        same: Pairs of one state.
+        different: Pairs of two.
+        outcomes: Of each model.
+    """
+    pairs = {test: same if test == TESTS[0] else different for test in TESTS}
+    clusters = {test: p.clusters(request.published) for test, p in pairs.items()}
+    data = xr.Dataset(coords={"model": list(outcomes), "metric": list(METRICS)})
+    for test in TESTS:
+        found = [over_states(o.scores[test][0], clusters[test]) for o in outcomes.values()]
+        data = data.assign(_intervals(test, found))
+    valid = [accuracy_interval(o.validity.right, o.validity.sequence) for o in outcomes.values()]
+    data = data.assign(_intervals(NEXT_TOKEN, valid))
+    data["model_name"] = ("model", np.array([o.name for o in outcomes.values()], dtype=object))
+    data = data.assign(_counts(pairs, outcomes)).assign(_each(pairs, clusters, outcomes))
+    facts: dict[str, str | int] = {
+        "world": world.name, "mode": request.mode, "acceptance": request.acceptance.label,
+        "suffixes": request.suffixes, "k": request.k, "max_tokens": request.max_tokens,
+    }  # fmt: skip
+    texts = {k: np.array(v, dtype=object) if isinstance(v, str) else v for k, v in facts.items()}
+    return data.assign({name: ((), value) for name, value in texts.items()})
+
+
+def add_sensitivity(
+    data: xr.Dataset, curves: Mapping[tuple[str, float], Mapping[str, tuple[Scores, Ids]]]
+) -> xr.Dataset:
+    """Return the data with curves of the given model's metrics over epsilon, M and k.
+
+    Args:
+        data: Data of a ``WorldModelResult``.
+        curves: For each (knob, value), the scores and clusters of the tests that it moves.
+    """
+    grids = np.full((len(ENDS), len(curves), len(METRICS)), np.nan)
+    for row, tests in enumerate(curves.values()):
+        for column, metric in enumerate(METRICS):
+            if metric in tests:
+                grids[:, row, column] = over_states(*tests[metric])
+    dims = ("setting", "metric")
+    found = {f"sensitivity{e}": (dims, grid) for e, grid in zip(ENDS, grids, strict=True)}
+    knobs = np.array([knob for knob, _ in curves], dtype=object)
+    values = np.array([value for _, value in curves])
+    return data.assign(found).assign(knob=("setting", knobs), at=("setting", values))
+
+
+def _intervals(name: str, found: list[Interval]) -> dict[str, tuple[str, list[float]]]:
+    columns = zip(ENDS, zip(*found, strict=True), strict=True)
+    return {f"{name}{end}": ("model", list(column)) for end, column in columns}
+
+
+def _counts(
+    pairs: Mapping[Test, Pairs], outcomes: Mapping[str, Outcome]
+) -> dict[str, xr.DataArray]:
+    """Return what was drawn, drawn again, kept and dropped."""
+    models = list(outcomes)
+    positions = [len(o.validity.right) for o in outcomes.values()]
+    found = {
+        (model, test): Counter(pairs[test].dropped)
+        + Counter(reason for reason in outcome.scores[test][1] if reason)
+        for model, outcome in outcomes.items()
+        for test in TESTS
+    }
+    reasons = sorted(set().union(*found.values())) or ["nothing"]
+    dropped = np.zeros((len(models), len(METRICS), len(reasons)), dtype=np.int64)
+    for (model, test), counts in found.items():
+        row = dropped[models.index(model), METRICS.index(test)]
+        for reason, count in counts.items():
+            row[reasons.index(reason)] = count
+    drawn = np.array([*[pairs[test].n_drawn for test in TESTS], positions[0]])
+    kept = drawn - dropped.sum(axis=2)
+    kept[:, -1] = positions
+    coords = {"model": models, "metric": list(METRICS), "reason": reasons}
+    redrawn = [*[pairs[test].redrawn for test in TESTS], 0]
+    parts = {
+        "n_drawn": (("metric",), drawn),
+        "n_redrawn": (("metric",), np.array(redrawn)),
+        "n_kept": (("model", "metric"), kept),
+        "dropped": (("model", "metric", "reason"), dropped),
+    }
+    return {
+        name: xr.DataArray(values, dims=dims, coords={d: coords[d] for d in dims})
+        for name, (dims, values) in parts.items()
+    }
+
+
+def _each(
+    pairs: Mapping[Test, Pairs], clusters: Mapping[Test, Ids], outcomes: Mapping[str, Outcome]
+) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """Return the score of every pair and the state that it belongs to; -1 and NaN fill up."""
+    most = max(len(p) for p in pairs.values())
+    score = np.full((len(outcomes), len(TESTS), most), np.nan)
+    state = np.full((len(TESTS), most), -1, dtype=np.int64)
+    for column, test in enumerate(TESTS):
+        n = len(pairs[test])
+        state[column, :n] = clusters[test]
+        for row, outcome in enumerate(outcomes.values()):
+            score[row, column, :n] = outcome.scores[test][0]
+    return {
+        "score": (("model", "test", "pair"), score),
+        "state": (("test", "pair"), state),
+        "test": (("test",), np.array(TESTS, dtype=object)),
+    }

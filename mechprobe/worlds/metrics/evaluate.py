@@ -1,0 +1,238 @@
+"""Does a next-word predictor hold the world? Metrics, baselines, and how sure they are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from mechprobe.models import alone
+from mechprobe.provenance import Call, Json
+from mechprobe.worlds.automata.arrays import Ids
+from mechprobe.worlds.automata.base import World
+from mechprobe.worlds.metrics.dataset import Outcome, add_sensitivity, world_dataset
+from mechprobe.worlds.metrics.drawing import PrefixKind, drawn_pairs, held_out_walks, named
+from mechprobe.worlds.metrics.journal import Journal
+from mechprobe.worlds.metrics.next_word import Validity, next_token_validity
+from mechprobe.worlds.metrics.pairs import Pairs
+from mechprobe.worlds.metrics.request import Request, checked, require_room
+from mechprobe.worlds.metrics.results import WorldModelResult
+from mechprobe.worlds.metrics.scores import TESTS, Scored, Scores, Test, gather, scored
+from mechprobe.worlds.predictors.acceptance import Acceptance, Epsilon
+from mechprobe.worlds.predictors.oracles import legal_only, noisy_oracle, true_automaton, uniform
+from mechprobe.worlds.predictors.predictor import Predictor
+from mechprobe.worlds.predictors.subject import Subject, about, as_predictor
+
+GIVEN = "given"
+# Pairs of each point of the sensitivity curves, at most.
+SENSITIVITY_PAIRS = 200
+EPSILONS = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1)
+SUFFIXES = (1, 5, 30, 100)
+DEPTHS = (1, 2, 3, 4, 5)
+
+
+@alone
+def evaluate_world_model(
+    model: Subject,
+    world: World,
+    n: int = 1000,
+    suffixes: int = 30,
+    k: int = 5,
+    acceptance: Acceptance = Epsilon(0.01),  # noqa: B008 (frozen)
+    mode: str = "corrected",
+    prefixes: PrefixKind | str | Sequence[Ids] = "random_walk",
+    *,
+    seed: int = 0,
+    sequences: Sequence[Ids] | None = None,
+    max_tokens: int | None = None,
+    baselines: bool = True,
+    sensitivity: bool = False,
+    batch_size: int | None = None,
+    progress: bool = True,
+    resume: str | Path | None = None,
+) -> WorldModelResult:
+    r"""Measure whether a predictor holds the world: compression, distinction and next words.
+
+    With :math:`L^m(s)` the strings that the model accepts after prefix s, word by word, and
+    :math:`B^m`, :math:`B^W` the boundaries (strings in the first language and not in the second,
+    minimal) of the model and of the world:
+
+    .. math::
+        \text{compression precision} &= P(B^m(s_1, s_2) = \emptyset \mid q_1 = q_2) \\
+        \text{distinction precision} &= E\, |B^m \cap (L^W(q_1) \setminus L^W(q_2))| / |B^m| \\
+        \text{distinction recall} &= E\, |B^W \cap (L^m(s_1) \setminus L^m(s_2))| / |B^W|
+
+    ``"vafa2024"`` does as the published code: suffixes are drawn from the 50 most likely words,
+    renormalised, scored by another rule; pairs with an empty boundary count 1; boundaries never
+    hold ``end``; prefixes that could not be drawn are missing (here they are counted).
+    ``"corrected"`` draws and scores by one rule, takes ``end`` into boundaries, drops empty
+    boundaries and counts them, draws equal prefixes again. ``"exact"`` is ``"corrected"`` with
+    the whole tree of accepted strings up to k words in place of samples.
+
+    Samples find violations: precision falls as ``suffixes`` grows, so that numbers of different M
+    do not compare.
+
+    Args:
+        model: A predictor (``load_sequence_model``, ``language_model``, ``callable_model``), a
+            TransformerLens model with ``tokens.json`` beside its weights, or a function of ids
+            ``[n, length]`` to next-word log-probabilities.
+        world: What it should hold.
+        n: Pairs of prefixes to draw for compression, and for distinction.
+        suffixes: Suffixes drawn for each pair (M); not used by ``"exact"``.
+        k: Longest string of the true boundary, and of the exact tree.
+        acceptance: ``Epsilon``, ``TopK`` or ``TopP``.
+        mode: ``"corrected"``, ``"vafa2024"`` or ``"exact"``.
+        prefixes: ``"random_walk"`` (drawn from the world), ``"on_policy"`` (beginnings of what
+            the model itself says) or sequences of ids whose beginnings are used.
+        seed: Of everything drawn.
+        sequences: What the next-token test reads; random walks if None.
+        max_tokens: Words of prefix and suffix together; the world's ``max_length`` if None (128 in
+            ``"vafa2024"``, for worlds whose sequences end).
+        baselines: Put the same pairs to ``uniform``, ``legal_only``, the true automaton and an
+            oracle that errs as often as the model does at the next word.
+        sensitivity: Also give curves over epsilon, M and k, on at most 200 pairs.
+        batch_size: Pairs at once; None for as many as memory allows. Changes no draw.
+        progress: Show a bar over pairs.
+        resume: A file that finished batches are added to; a run that was interrupted goes on from
+            there when it is called again with the same arguments.
+
+    Returns:
+        Metrics with 95 % intervals over states, beside the baselines; what was drawn, kept and
+        dropped.
+
+    Raises:
+        ValueError: A setting out of range, a model that lacks a word of the world or whose context
+            is too short, NaN probabilities, no pair left (with the counts), or a journal of another
+            run.
+        TypeError: ``model`` or ``acceptance`` is something else.
+
+    Example:
+        >>> from mechprobe.worlds import Dyck, true_automaton
+        >>> world = Dyck(1, 3)
+        >>> out = evaluate_world_model(
+        ...     true_automaton(world), world, n=20, baselines=False, progress=False
+        ... )
+        >>> float(out.data["distinction_recall"].sel(model="given"))
+        1.0
+
+    Source:
+        Vafa, Chen, Rambachan, Kleinberg, Mullainathan, "Evaluating the World Model Implicit in a
+        Generative Model" (2024), https://arxiv.org/abs/2406.03689.
+    """
+    call = Call("evaluate_world_model", locals())
+    request = checked(world, n, suffixes, k, acceptance, mode, max_tokens, seed)
+    predictor = as_predictor(model, world)
+    require_room(predictor, request)
+    about_model = about(predictor)
+    meant = {
+        **request.recorded(world), "prefixes": named(prefixes), "sequences": named(sequences),
+    }  # fmt: skip
+    asked = {**call.told(**meant), "batch_size": None}  # which changes nothing that is kept
+    journal = Journal(resume, {**asked, "world_digest": world.digest(), "model": about_model})
+    same, different = drawn_pairs(predictor, world, request, prefixes)
+    walks = held_out_walks(world, request, sequences)
+    run = _Run(world, request, same, different, journal, batch_size, progress)
+    outcomes = {GIVEN: run.outcome(GIVEN, predictor, walks)}
+    if baselines:
+        rate = 1 - outcomes[GIVEN].validity.value
+        for oracle in (
+            uniform(world), legal_only(world), true_automaton(world),
+            noisy_oracle(world, min(rate, 0.999), seed),
+        ):  # fmt: skip
+            outcomes[oracle.name] = run.outcome(oracle.name, oracle, walks)
+    data = world_dataset(world, request, same, different, outcomes)
+    if sensitivity:
+        data = add_sensitivity(data, _curves(run, predictor))
+    record = call.record(about_model, _read(world, same, different, walks), seed=seed, **meant)
+    return WorldModelResult(data, record)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Everything that the tests of one call share."""
+
+    world: World
+    request: Request
+    same: Pairs
+    different: Pairs
+    journal: Journal
+    batch_size: int | None
+    progress: bool
+
+    def outcome(self, key: str, predictor: Predictor, walks: Sequence[Ids]) -> Outcome:
+        """Put one model to all tests."""
+        size = self.batch_size
+        validity: Validity = next_token_validity(predictor, self.world, walks, batch_size=size)
+        found = self.scores(key, TESTS, predictor, self.request)
+        return Outcome(predictor.name, validity, found)
+
+    def scores(
+        self,
+        key: str,
+        tests: tuple[Test, ...],
+        predictor: Predictor,
+        request: Request,
+        n: int | None = None,
+    ) -> dict[Test, tuple[Scores, list[str]]]:
+        """Return the scores of the first n pairs, from the journal where it has them."""
+        out: dict[Test, tuple[Scores, list[str]]] = {}
+        for title, some, every in (
+            ("compression", TESTS[:1], self.same),
+            ("distinction", TESTS[1:], self.different),
+        ):
+            asked = tuple(test for test in tests if test in some)
+            pairs = every if n is None else every.first(n)
+            task = f"{key} {request.acceptance.label} {request.suffixes} {request.k}"
+            parts = {test: list(self.journal.done(f"{task} {test}")) for test in asked}
+            done = {test: _indices(found) for test, found in parts.items()}
+            todo = scored(
+                asked, predictor, self.world, pairs, request.sampling, self.batch_size, done
+            )
+            with tqdm(
+                desc=f"{predictor.name}: {title}", total=len(pairs) * len(asked),
+                initial=sum(map(len, done.values())), disable=not self.progress, leave=False,
+            ) as bar:  # fmt: skip
+                for test, part in todo:
+                    self.journal.add(f"{task} {test}", part)
+                    parts[test].append(part)
+                    bar.update(len(part.index))
+            out |= {test: gather(len(pairs), found) for test, found in parts.items()}
+        return out
+
+
+def _indices(parts: list[Scored]) -> Ids:
+    return np.concatenate([np.zeros(0, dtype=np.int64), *[part.index for part in parts]])
+
+
+def _curves(
+    run: _Run, predictor: Predictor
+) -> dict[tuple[str, float], dict[str, tuple[Scores, Ids]]]:
+    """Return scores and clusters over epsilon, M and k, each on the same first pairs."""
+    request = run.request
+    settings: list[tuple[str, float, Request]] = []
+    if isinstance(request.acceptance, Epsilon):
+        settings += [("epsilon", e, replace(request, acceptance=Epsilon(e))) for e in EPSILONS]
+    if request.mode != "exact":
+        settings += [("suffixes", m, replace(request, suffixes=m)) for m in SUFFIXES]
+    settings += [("k", d, replace(request, k=d)) for d in sorted({*DEPTHS, request.k})]
+    affected: dict[str, tuple[Test, ...]] = {
+        "epsilon": TESTS,
+        "suffixes": TESTS[:2],
+        "k": TESTS if request.mode == "exact" else TESTS[2:],
+    }
+    out: dict[tuple[str, float], dict[str, tuple[Scores, Ids]]] = {}
+    for knob, value, changed in settings:
+        curve = run.scores("curve", affected[knob], predictor, changed, SENSITIVITY_PAIRS)
+        found: dict[str, tuple[Scores, Ids]] = {}
+        for test, (values, _) in curve.items():
+            pairs = run.same if test == "compression_precision" else run.different
+            found[test] = values, pairs.clusters(request.published)[: len(values)]
+        out[knob, float(value)] = found
+    return out
+
+
+def _read(world: World, same: Pairs, different: Pairs, walks: Sequence[Ids]) -> Json:
+    """Return everything that the model was asked about."""
+    prefixes = [p.tolist() for x in (same, different) for p in (x.prefixes1, x.prefixes2)]
+    return [world.digest(), prefixes, [walk.tolist() for walk in walks]]

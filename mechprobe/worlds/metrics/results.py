@@ -1,0 +1,242 @@
+"""What the metrics give: of whole models, and of every layer."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from mechprobe.results.base import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+    import xarray as xr
+
+    from mechprobe.results.html import Section
+
+
+KINDS = ("metrics", "sensitivity")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class WorldModelResult(Result):
+    """Whether a predictor holds a world, beside predictors of which it is known.
+
+    ``data`` holds, over ``model`` (given, uniform, legal_only, automaton, noisy_oracle) and
+    ``metric``:
+
+    - ``compression_precision``, ``distinction_precision``, ``distinction_recall`` (means over
+      states), ``next_token_validity`` (mean over positions), each with ``_low`` and ``_high``
+      (model): 95 % intervals over states, or over sequences; NaN where no pair was left;
+    - ``n_drawn``, ``n_redrawn`` (metric), ``n_kept`` (model, metric), ``dropped`` (model, metric,
+      reason): what became of the pairs that were drawn; positions for ``next_token_validity``;
+    - ``score`` (model, test, pair), NaN where dropped, and ``state`` (test, pair), the state that
+      a pair belongs to, -1 where there is none;
+    - where asked for, ``sensitivity`` with ``_low`` and ``_high`` (setting, metric), of the given
+      model, with ``knob`` (epsilon, suffixes, k) and ``at`` (setting);
+    - ``model_name`` (model), ``world``, ``mode``, ``acceptance``, ``suffixes``, ``k``,
+      ``max_tokens``.
+    """
+
+    kind: ClassVar[str] = "world_model"
+    papers: ClassVar[tuple[str, ...]] = ("vafa2024worldmodel",)
+
+    def plot(self, kind: str = "metrics") -> "go.Figure":
+        """Draw the metrics.
+
+        Args:
+            kind: ``"metrics"`` (bars of every model with intervals) or ``"sensitivity"`` (curves
+                over epsilon, suffixes and k, where they were asked for).
+
+        Raises:
+            ValueError: An unknown kind, or no curves.
+        """
+        from mechprobe.plots import worlds as plots
+
+        if kind == "metrics":
+            return plots.metrics_figure(self.data)
+        if kind == "sensitivity":
+            if "sensitivity" not in self.data:
+                msg = "this result has no curves; evaluate with sensitivity=True."
+                raise ValueError(msg)
+            return plots.sensitivity_figure(self.data)
+        msg = f"a world model has no figure {kind!r}; the kinds are {', '.join(KINDS)}."
+        raise ValueError(msg)
+
+    def summary(self) -> "pd.DataFrame":
+        """Return metrics with intervals, and pairs kept, the given model above its baselines."""
+        import pandas as pd
+
+        metrics = [str(m) for m in self.data["metric"].values.tolist()]
+        rows = {
+            str(model): {m.replace("_", " "): self._cell(i, m) for m in metrics}
+            for i, model in enumerate(self.data["model"].values.tolist())
+        }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+    def dropped(self) -> "pd.DataFrame":
+        """Return how many pairs were dropped, by model, metric and reason."""
+        frame = self.data["dropped"].to_dataframe().reset_index()
+        return frame[frame["dropped"] > 0].reset_index(drop=True)
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """Return one row per model and metric: value, interval, drawn and kept."""
+        import pandas as pd
+
+        data = self.data
+        rows = [
+            {
+                "model": model,
+                "metric": metric,
+                **{
+                    name: float(data[f"{metric}{end}"].values[i])
+                    for name, end in (("value", ""), ("low", "_low"), ("high", "_high"))
+                },
+                "n_drawn": int(data["n_drawn"].values[j]),
+                "n_kept": int(data["n_kept"].values[i, j]),
+            }
+            for i, model in enumerate(data["model"].values.tolist())
+            for j, metric in enumerate(data["metric"].values.tolist())
+        ]
+        return pd.DataFrame(rows)
+
+    def section(self) -> "Section":
+        """Return all figures, and what was dropped."""
+        kinds = KINDS if "sensitivity" in self.data else KINDS[:1]
+        return replace(
+            super().section(), figures=[self.plot(kind) for kind in kinds], note=self.note()
+        )
+
+    def note(self) -> str:
+        """Return settings and drops of the given model in one sentence."""
+        data = self.data
+        settings = (
+            f"{data['world'].item()}, mode {data['mode'].item()}, {data['acceptance'].item()}, "
+            f"M = {int(data['suffixes'])}, k = {int(data['k'])}"
+        )
+        first = data["dropped"].isel(model=0)
+        drops = [
+            f"{int(first.values[i, j])} of {int(data['n_drawn'].values[i])} pairs of "
+            f"{str(metric).replace('_', ' ')} dropped: {reason}"
+            for i, metric in enumerate(data["metric"].values.tolist())
+            for j, reason in enumerate(data["reason"].values.tolist())
+            if first.values[i, j]
+        ]
+        return "; ".join([settings, *drops])
+
+    def _cell(self, model: int, metric: str) -> str:
+        value, low, high = (
+            float(self.data[f"{metric}{e}"].values[model]) for e in ("", "_low", "_high")
+        )
+        if value != value:
+            return "no pair left"
+        return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class WorldByLayer(Result):
+    """Where a model becomes coherent: the metrics of a world at every layer.
+
+    ``data`` holds, over ``layer`` (-1 the embedding, l after block l):
+
+    - ``compression_precision``, ``distinction_precision``, ``distinction_recall`` (means over
+      states) and ``next_token_validity`` (mean over positions), each with ``_low`` and ``_high``:
+      95 % intervals over states, or over sequences; NaN where no pair was left;
+    - the same with ``control_``: the true automaton with errors at the layer's own ``error_rate``
+      (1 - ``next_token_validity``), on the same pairs;
+    - ``above_control`` with bounds (layer, test): layer minus control on the pairs that both kept;
+    - ``n_kept`` (layer, metric), ``dropped`` (layer, metric, reason), ``score`` (layer, test,
+      pair), NaN where dropped, and these with ``control_``; ``n_drawn``, ``n_redrawn`` (metric),
+      ``state`` (test, pair).
+
+    The same with ``reference_`` over ``reference`` (uniform, legal_only, automaton), and ``world``,
+    ``mode``, ``acceptance``, ``suffixes``, ``k``, ``max_tokens``.
+    """
+
+    kind: ClassVar[str] = "world_by_layer"
+    papers: ClassVar[tuple[str, ...]] = ("vafa2024worldmodel", "nostalgebraist2020logitlens")
+
+    def plot(self, kind: str = "layers") -> "go.Figure":
+        """Draw each metric against the layer, with control and references.
+
+        Raises:
+            ValueError: An unknown kind; the only one is ``"layers"``.
+        """
+        from mechprobe.plots import world_layers as plots
+
+        return plots.by_layer_figure(self.data, kind, str(self.provenance.model.get("name", "")))
+
+    def summary(self) -> "pd.DataFrame":
+        """Return one row per layer: each metric with its interval, and its control."""
+        import pandas as pd
+
+        rows = {
+            layer_name(layer): {
+                f"{prefix.rstrip('_')} {metric}".strip().replace("_", " "): with_interval(
+                    self.data.isel(layer=i), f"{prefix}{metric}"
+                )
+                for metric in self.data["metric"].values.tolist()
+                for prefix in ("", "control_")
+            }
+            for i, layer in enumerate(self.data["layer"].values.tolist())
+        }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """Return one row per layer and metric: value, control, intervals, drawn and kept."""
+        import pandas as pd
+
+        data = self.data
+        rows = [
+            {
+                "layer": layer,
+                "metric": metric,
+                **{
+                    f"{prefix}{name}": float(data[f"{prefix}{metric}{end}"].values[i])
+                    for prefix in ("", "control_")
+                    for name, end in (("value", ""), ("low", "_low"), ("high", "_high"))
+                },
+                "n_drawn": int(data["n_drawn"].values[j]),
+                "n_kept": int(data["n_kept"].values[i, j]),
+            }
+            for i, layer in enumerate(data["layer"].values.tolist())
+            for j, metric in enumerate(data["metric"].values.tolist())
+        ]
+        return pd.DataFrame(rows)
+
+    def dropped(self) -> "pd.DataFrame":
+        """Return how many pairs were dropped, by layer, metric and reason."""
+        frame = self.data["dropped"].to_dataframe().reset_index()
+        return frame[frame["dropped"] > 0].reset_index(drop=True)
+
+    def section(self) -> "Section":
+        """Return the figure, the table and what was dropped."""
+        return replace(super().section(), note=self.note())
+
+    def note(self) -> str:
+        """Return settings, and how many pairs the layers kept, in one sentence."""
+        data = self.data
+        settings = (
+            f"{data['world'].item()}, mode {data['mode'].item()}, {data['acceptance'].item()}, "
+            f"M = {int(data['suffixes'])}, k = {int(data['k'])}"
+        )
+        kept = [
+            f"{_span(data['n_kept'].values[:, j].tolist())} of {int(data['n_drawn'].values[j])} "
+            f"pairs of {str(metric).replace('_', ' ')} kept"
+            for j, metric in enumerate(data["test"].values.tolist())
+        ]
+        return "; ".join([settings, *kept])
+
+
+def layer_name(layer: int) -> str:
+    """Return what a row calls a layer."""
+    return "embedding" if layer < 0 else str(layer)
+
+
+def _span(counts: list[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def with_interval(data: "xr.Dataset", name: str) -> str:
+    """Return a value and its interval, or that there is none."""
+    value, low, high = (float(data[f"{name}{e}"]) for e in ("", "_low", "_high"))
+    return "no pair left" if value != value else f"{value:.3f} [{low:.3f}, {high:.3f}]"

@@ -1,0 +1,1 @@
+"""What predicts the next word of a world, and which words count as accepted."""

@@ -1,0 +1,1 @@
+"""Seating puzzles: the questions of the paper, asked of a chat model."""

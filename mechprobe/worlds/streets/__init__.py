@@ -1,0 +1,1 @@
+"""Street maps: where they come from, walks, detours, and maps drawn from walks."""

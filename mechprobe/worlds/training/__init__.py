@@ -1,0 +1,1 @@
+"""Small models of worlds: trained, shipped, and the sequences that they learn from."""
