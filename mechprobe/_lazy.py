@@ -23,6 +23,7 @@ def lazy(
         return getattr(import_module(home), name) if home else import_module(f"{package}.{name}")
 
     def names() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *homes})
+        here = vars(sys.modules[package])
+        return sorted(here.get("__all__", {*here, *homes}))
 
     return get, names
