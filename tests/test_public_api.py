@@ -83,3 +83,21 @@ def test_every_public_name_is_documented() -> None:
         if name != "__version__":
             assert (getattr(mechprobe, name).__doc__ or "").strip(), name
             assert name in (ROOT / "docs/api.md").read_text(), name
+
+
+def test_the_map_of_the_house_is_the_house() -> None:
+    """Every room stands in docs/contributing.md, with the sentence at its door."""
+    home = ROOT / "mechprobe"
+    text = (ROOT / "docs/contributing.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^\| `([\w/]+)/` \| (.+) \|$", text, re.MULTILINE))
+    doors = {
+        door.parent.relative_to(home).as_posix(): door.read_text(encoding="utf-8").splitlines()[0]
+        for door in home.glob("*/**/__init__.py")
+    }
+    assert shown == {room: x.strip('"').replace("``", "`") for room, x in doors.items()}
+
+
+def test_results_load_neither_torch_nor_plotly() -> None:
+    loaded = _loaded_by("from mechprobe.saved import result_classes; result_classes()")
+    assert not {"torch", "plotly", "transformer_lens", "transformers"} & loaded
+    assert "mechprobe.heads.selection" in loaded

@@ -80,16 +80,24 @@ from mechprobe.worlds.streets.traversals import valid_traversals as valid_traver
 if TYPE_CHECKING:
     from mechprobe.worlds.inside.patching import patch_states as patch_states
     from mechprobe.worlds.inside.probes import probe_states as probe_states
+    from mechprobe.worlds.inside.results import StatePatching as StatePatching
+    from mechprobe.worlds.inside.results import StateProbes as StateProbes
     from mechprobe.worlds.metrics.by_layer import world_by_layer as world_by_layer
     from mechprobe.worlds.metrics.evaluate import evaluate_world_model as evaluate_world_model
+    from mechprobe.worlds.metrics.results import WorldByLayer as WorldByLayer
+    from mechprobe.worlds.metrics.results import WorldModelResult as WorldModelResult
     from mechprobe.worlds.predictors.loaded import language_model as language_model
     from mechprobe.worlds.predictors.loaded import load_sequence_model as load_sequence_model
     from mechprobe.worlds.predictors.network import LanguageModel as LanguageModel
     from mechprobe.worlds.puzzles.puzzles import chat_judge as chat_judge
     from mechprobe.worlds.puzzles.puzzles import seating_puzzles as seating_puzzles
+    from mechprobe.worlds.puzzles.results import SeatingPuzzles as SeatingPuzzles
     from mechprobe.worlds.streets.detours import detours as detours
     from mechprobe.worlds.streets.reconstruct import corrupted as corrupted
     from mechprobe.worlds.streets.reconstruct import reconstruct_map as reconstruct_map
+    from mechprobe.worlds.streets.results import Detours as Detours
+    from mechprobe.worlds.streets.results import MapReconstruction as MapReconstruction
+    from mechprobe.worlds.training.results import SequenceTraining as SequenceTraining
     from mechprobe.worlds.training.shipped import load_shipped as load_shipped
     from mechprobe.worlds.training.shipped import make_shipped as make_shipped
     from mechprobe.worlds.training.shipped import shipped_held_out as shipped_held_out
@@ -99,7 +107,15 @@ if TYPE_CHECKING:
     from mechprobe.worlds.training.train import train_sequence_model as train_sequence_model
 
 _HOMES = {
+    "Detours": "mechprobe.worlds.streets.results",
     "LanguageModel": "mechprobe.worlds.predictors.network",
+    "MapReconstruction": "mechprobe.worlds.streets.results",
+    "SeatingPuzzles": "mechprobe.worlds.puzzles.results",
+    "SequenceTraining": "mechprobe.worlds.training.results",
+    "StatePatching": "mechprobe.worlds.inside.results",
+    "StateProbes": "mechprobe.worlds.inside.results",
+    "WorldByLayer": "mechprobe.worlds.metrics.results",
+    "WorldModelResult": "mechprobe.worlds.metrics.results",
     "chat_judge": "mechprobe.worlds.puzzles.puzzles",
     "corrupted": "mechprobe.worlds.streets.reconstruct",
     "detours": "mechprobe.worlds.streets.detours",
