@@ -25,18 +25,18 @@ _COMPARED = {
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from mechprobe.bench import run_lens_bench
+    from mechprobe.bench import run_bench
     from tests.tiny import save_tiny
 
     folder = save_tiny(tmp_path_factory.mktemp("bench"))
-    return run_lens_bench(str(folder), workloads=["4x60"], repeats=1, progress=False)
+    return run_bench("lens", str(folder), workloads=["4x60"], repeats=1, progress=False)
 
 
 def test_every_contender_is_timed_on_every_workload(report: Any) -> None:
-    from mechprobe.bench.lens_bench import LENS_CONTENDERS
+    from mechprobe.bench import KINDS
 
     found = [(row.workload, row.contender) for row in report.rows]
-    assert found == [(work, name) for work in ("4x60",) for name in LENS_CONTENDERS]
+    assert found == [(work, name) for work in ("4x60",) for name in KINDS["lens"].contenders]
     for row in report.rows:
         if row.outputs.startswith("absent"):
             assert row.contender == "transformer_lens"
@@ -123,13 +123,17 @@ def _reading(k: int = 3, d_vocab: int = 20) -> tuple[npt.NDArray[np.float64], Ar
 
 
 def _compare(z: npt.NDArray[np.float64], ours: Arrays, theirs: Arrays) -> dict[str, Any]:
-    from mechprobe.bench.compare import compare
+    from mechprobe.bench.compare import Comparison, lenses
 
     def logits(cells: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         return z[cells[:, 1]]
 
-    lines = compare("peer", "1x400", ours, theirs, ours["target"], logits)
+    lines = [Comparison("peer", "1x400", *line) for line in lenses(ours, theirs, logits)]
     return {line.quantity: line for line in lines}
+
+
+def _no_logits(cells: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    raise AssertionError(cells)
 
 
 def test_equal_readings_pass_without_asking_for_logits() -> None:
@@ -211,10 +215,10 @@ def test_an_id_given_twice_is_no_tie() -> None:
 
 
 def test_workload_ids_are_fixed_and_targets_follow(tmp_path: Path) -> None:
-    from mechprobe.bench.workload import read_ids, save_ids, workload
+    from mechprobe.bench.workload import lens_workload, read_ids, save_ids
 
-    drawn = workload("2x8").draw(50, None)
-    np.testing.assert_array_equal(drawn, workload("2x8").draw(50, None))
+    drawn = lens_workload("2x8").draw(50, None)
+    np.testing.assert_array_equal(drawn, lens_workload("2x8").draw(50, None))
     assert drawn.max() < 50
     save_ids(tmp_path / "ids.npy", drawn)
     ids, targets = read_ids(tmp_path / "ids.npy")
@@ -223,10 +227,10 @@ def test_workload_ids_are_fixed_and_targets_follow(tmp_path: Path) -> None:
 
 
 def test_a_model_with_tokenizer_reads_text(tiny_text_model: Any) -> None:
-    from mechprobe.bench.workload import workload
+    from mechprobe.bench.workload import lens_workload
 
     tokenizer = tiny_text_model.tokenizer
-    first, second = workload("2x600").draw(300, tokenizer)
+    first, second = lens_workload("2x600").draw(300, tokenizer)
     assert first.shape == (601,)
     assert "The harbour was quiet" in tokenizer.decode(first.tolist() + second.tolist())
     assert (first != second).any()
@@ -234,26 +238,28 @@ def test_a_model_with_tokenizer_reads_text(tiny_text_model: Any) -> None:
 
 @pytest.mark.parametrize("name", ["8", "0x4", "2x", "2 x 4", "-1x4", "2x4x4"])
 def test_a_malformed_workload_is_refused(name: str) -> None:
-    from mechprobe.bench import run_lens_bench
+    from mechprobe.bench import run_bench
 
     with pytest.raises(ValueError, match="<prompts>x<tokens>"):
-        run_lens_bench("nowhere", workloads=[name], progress=False)
+        run_bench("lens", "nowhere", workloads=[name], progress=False)
 
 
 def test_what_cannot_be_run_is_refused_before_any_process() -> None:
-    from mechprobe.bench import run_lens_bench
+    from mechprobe.bench import run_bench
 
+    with pytest.raises(ValueError, match="no benchmark 'speed'; choose from lens, generation"):
+        run_bench("speed", progress=False)
     with pytest.raises(ValueError, match="no contender 'faster'"):
-        run_lens_bench("nowhere", contenders=["faster"], progress=False)
+        run_bench("lens", "nowhere", contenders=["faster"], progress=False)
     with pytest.raises(ValueError, match="repeats=0"):
-        run_lens_bench("nowhere", repeats=0, progress=False)
+        run_bench("lens", "nowhere", repeats=0, progress=False)
 
 
 def test_a_worker_that_fails_gives_its_reason(tmp_path: Path) -> None:
-    from mechprobe.bench import run_lens_bench
+    from mechprobe.bench import run_bench
 
     with pytest.raises(RuntimeError, match=r"mechprobe failed: .*config\.json"):
-        run_lens_bench(str(tmp_path), workloads=["1x4"], contenders=["forward"], progress=False)
+        run_bench("lens", str(tmp_path), workloads=["1x4"], contenders=["forward"], progress=False)
 
 
 def test_exact_logits_are_those_of_the_models_own_residuals(tmp_path: Path) -> None:
@@ -272,27 +278,26 @@ def test_exact_logits_are_those_of_the_models_own_residuals(tmp_path: Path) -> N
 
 
 def test_heads_are_timed_and_compared(tmp_path: Path) -> None:
-    from mechprobe.bench import run_heads_bench
-    from mechprobe.bench.heads_bench import HEADS_CONTENDERS
+    from mechprobe.bench import KINDS, run_bench
     from tests.tiny import save_tiny
 
     folder = save_tiny(tmp_path / "m", tasks=True)
     config = folder / "config.json"
     sizes = json.loads(config.read_text())
     config.write_text(json.dumps({**sizes, "max_position_embeddings": 4096}))
-    report = run_heads_bench(str(folder), workloads=["4x200+1"], repeats=1, progress=False)
-    assert [row.contender for row in report.rows] == list(HEADS_CONTENDERS)
+    report = run_bench("heads", str(folder), workloads=["4x200+1"], repeats=1, progress=False)
+    assert [row.contender for row in report.rows] == list(KINDS["heads"].contenders)
     assert all(row.repeats == 3 and row.seconds > 0 for row in report.rows)
     assert report.passed
-    assert {c.contender for c in report.comparisons} == set(HEADS_CONTENDERS[1:4])
+    assert {c.contender for c in report.comparisons} == set(KINDS["heads"].contenders[1:4])
 
 
 @pytest.mark.parametrize("name", ["3x200", "0x200", "4x100", "4", "4x200+0", "4x200+", "4x200-1"])
 def test_a_malformed_workload_of_heads_is_refused(name: str) -> None:
-    from mechprobe.bench import run_heads_bench
+    from mechprobe.bench import run_bench
 
     with pytest.raises(ValueError, match=rf"'{re.escape(name)}': heads .*choose .*'32x200\+5'"):
-        run_heads_bench("nowhere", workloads=[name], progress=False)
+        run_bench("heads", "nowhere", workloads=[name], progress=False)
 
 
 @pytest.mark.parametrize(("work", "shots"), [("4x200", 0), ("4x200+1", 1), ("4x200+5", 5)])
@@ -306,25 +311,21 @@ def test_all_prompts_begin_with_the_same_worked_examples(work: str, shots: int) 
 
 
 @pytest.mark.usefixtures("as_users_run_it")
-def test_scores_that_differ_are_told(tmp_path: Path) -> None:
-    from mechprobe.bench.heads_bench import _compare
-
-    process: Any = None
+def test_scores_that_differ_are_told() -> None:
+    from mechprobe.bench.compare import scores
 
     ours = {"score": np.ones((2, 2, 3, 4))}
     for wrong in (1.001 * ours["score"], ours["score"] * np.nan, ours["score"][:1]):
-        line = _compare("peer", "2x200", ours, {"score": wrong}, process, tmp_path)[0]
-        assert not line.passed
+        assert not scores(ours, {"score": wrong}, _no_logits)[0][1]
 
 
 def test_world_metrics_are_timed_and_compared() -> None:
-    from mechprobe.bench import run_world_bench
-    from mechprobe.bench.world_bench import WORLD_CONTENDERS
+    from mechprobe.bench import KINDS, run_bench
 
-    report = run_world_bench(
-        workloads=["compression:6x3", "distinction:6x3"], repeats=1, progress=False
+    report = run_bench(
+        "world", workloads=["compression:6x3", "distinction:6x3"], repeats=1, progress=False
     )
-    assert [row.contender for row in report.rows] == 2 * list(WORLD_CONTENDERS)
+    assert [row.contender for row in report.rows] == 2 * list(KINDS["world"].contenders)
     assert all(row.repeats == 3 and row.seconds > 0 for row in report.rows)
     assert [line.quantity for line in report.comparisons] == [
         "compression_precision", "distinction_precision", "distinction_recall",
@@ -332,25 +333,24 @@ def test_world_metrics_are_timed_and_compared() -> None:
     assert report.comparisons[2].passed
     assert float(report.machine["CPU s of 50 float32 products 1024 x 1024 on one thread"]) > 0
     with pytest.raises(ValueError, match="'100x30' is not '<compression or distinction>:<pairs>x"):
-        run_world_bench(workloads=["100x30"])
+        run_bench("world", workloads=["100x30"])
 
 
 @pytest.mark.usefixtures("as_users_run_it")
-def test_world_scores_that_differ_are_told(tmp_path: Path) -> None:
-    from mechprobe.bench.world_bench import _compare
+def test_world_scores_that_differ_are_told() -> None:
+    from mechprobe.bench.compare import world_scores
 
-    process: Any = None
     rng = np.random.default_rng(0)
     ours = {"distinction_precision": rng.random(200), "distinction_recall": rng.random(200)}
     same = {
         "distinction_precision": rng.random(200),
         "distinction_recall": ours["distinction_recall"],
     }
-    assert all(line.passed for line in _compare("peer", "w", ours, same, process, tmp_path))
+    assert all(passed for _, passed, _ in world_scores(ours, same, _no_logits))
     other = {k: v * 0.7 for k, v in ours.items()}
-    assert not any(line.passed for line in _compare("peer", "w", ours, other, process, tmp_path))
+    assert not any(passed for _, passed, _ in world_scores(ours, other, _no_logits))
     short = {k: v[:5] for k, v in ours.items()}
-    assert not any(line.passed for line in _compare("peer", "w", ours, short, process, tmp_path))
+    assert not any(passed for _, passed, _ in world_scores(ours, short, _no_logits))
 
 
 def test_the_picture_leaves_out_who_did_not_run() -> None:

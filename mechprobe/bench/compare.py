@@ -1,8 +1,8 @@
-"""Are two readings of the same model the same? Judged before any time is shown.
+"""Did two contenders find the same? Judged before any time is shown.
 
-Ids and ranks must be equal, except in cells where the float64 logits of the same residuals lie
-within ``TIE`` of each other, so that float32 arithmetic may order them either way. Such cells are
-counted and may be no more than ``MAX_TIED`` of all.
+Ids and ranks of a lens must be equal, except in cells where the float64 logits of the same
+residuals lie within ``TIE`` of each other, so that float32 arithmetic may order them either way.
+Such cells are counted and may be no more than ``MAX_TIED`` of all.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,10 +14,20 @@ import numpy.typing as npt
 Array = npt.NDArray[np.generic]
 Cells = npt.NDArray[np.int64]
 Logits = Callable[[Cells], npt.NDArray[np.float64]]
+Arrays = Mapping[str, Array]
+Line = tuple[str, bool, str]
+# Of our arrays, a contender's arrays, and our float64 logits: quantity, equal or not, details.
+Compare = Callable[[Arrays, Arrays, Logits], list[Line]]
 
 TIE = 1e-4
 MAX_TIED = 0.005
 MAX_DIFFERENCE = 2e-4
+# Of the largest score of a head.
+MAX_SCORE_DIFFERENCE = 1e-5
+# What two sides draw from their own random numbers may differ by, in standard errors.
+MAX_ERRORS = 4.0
+# Of the pairs whose recall may differ: probabilities next to epsilon, and float32.
+MAX_UNEQUAL = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,30 +53,21 @@ class Comparison:
         return f"{verdict}: {self.contender} on {self.workload}, {self.quantity}: {self.detail}"
 
 
-def compare(
-    contender: str,
-    workload: str,
-    ours: Mapping[str, Array],
-    theirs: Mapping[str, Array],
-    targets: npt.NDArray[np.int64],
-    logits: Logits,
-) -> list[Comparison]:
-    """Compare what a contender read with what mechprobe read.
+def lenses(ours: Arrays, theirs: Arrays, logits: Logits) -> list[Line]:
+    """Compare two readings of all layers.
 
     Args:
-        contender: Its name.
-        workload: Name of the workload.
         ours: ``top_id`` (prompt, pos, layer, k); ``rank``, ``entropy``, ``kl`` (prompt, pos,
-            layer).
+            layer); ``target`` (prompt, pos), the ids whose ranks are meant.
         theirs: The same, what it does not compute left out.
-        targets: Target id of each (prompt, pos).
         logits: Gives float64 logits ``[cell, d_vocab]`` of cells ``[cell, 3]`` (prompt, pos,
             layer), from the residuals that ours were read from.
 
     Returns:
-        One comparison for each quantity that both have.
+        One line for each quantity that both have.
     """
-    found: list[tuple[str, bool, str]] = []
+    found: list[Line] = []
+    targets = ours["target"].astype(np.int64)
     for name, quantity in (("top_id", "top ids"), ("rank", "target rank")):
         if name in theirs:
             found.append((quantity, *_exact(name, ours[name], theirs[name], targets, logits)))
@@ -75,7 +76,44 @@ def compare(
             # A divergence of 200 nats is 1e-3 off in any float32; an entropy has at most 11.
             relative = name == "kl"
             found.append((quantity, *_close(ours[name], theirs[name], relative=relative)))
-    return [Comparison(contender, workload, *line) for line in found]
+    return found
+
+
+def tokens(ours: Arrays, theirs: Arrays, logits: Logits) -> list[Line]:  # noqa: ARG001
+    """Compare generated tokens, one by one."""
+    a, b = ours["tokens"].tolist(), theirs["tokens"].tolist()
+    same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
+    detail = f"{len(b)} tokens, the first {min(same, len(b))} of {len(a)} the same"
+    return [("tokens", a == b, detail)]
+
+
+def scores(ours: Arrays, theirs: Arrays, logits: Logits) -> list[Line]:  # noqa: ARG001
+    """Compare QK-scores."""
+    a, b = ours["score"].astype(float), theirs["score"].astype(float)
+    # A NaN anywhere makes the worst difference NaN, which is not within anything.
+    worst = float(np.abs(a - b).max() / np.abs(a).max()) if a.shape == b.shape else np.nan
+    allowed = f"{MAX_SCORE_DIFFERENCE:.0e} allowed"
+    detail = f"off by at most {worst:.1e} of the largest score, {allowed}"
+    return [("score", worst <= MAX_SCORE_DIFFERENCE, detail)]
+
+
+def world_scores(ours: Arrays, theirs: Arrays, logits: Logits) -> list[Line]:  # noqa: ARG001
+    """Compare scores of pairs: recall pair by pair, what is sampled in the mean."""
+    out: list[Line] = []
+    for test, array in ours.items():
+        mine, other = array.astype(float), theirs[test].astype(float)
+        if mine.shape != other.shape:
+            out.append((test, False, f"{other.shape}, not {mine.shape}"))
+        elif test == "distinction_recall":
+            n = int((np.abs(mine - other) > 1e-9).sum())
+            detail = f"{n} of {len(mine)} pairs differ, {MAX_UNEQUAL:.0%} allowed"
+            out.append((test, n <= MAX_UNEQUAL * len(mine), detail))
+        else:
+            error = float(np.hypot(*(v.std() / np.sqrt(len(v)) for v in (mine, other))))
+            gap = float(abs(mine.mean() - other.mean()))
+            detail = f"{mine.mean():.3f} and {other.mean():.3f}, standard error {error:.3f}"
+            out.append((test, gap <= MAX_ERRORS * error, detail))
+    return out
 
 
 def _close(ours: Array, theirs: Array, *, relative: bool) -> tuple[bool, str]:

@@ -16,7 +16,7 @@ from mechprobe.lens import generate_with_lens
 from mechprobe.models import Session, load_model, looking_at, run, tokenizer_of
 
 
-class _Taker:
+class _Taker(Contender):
     prompt: Tensor
     n_steps: int
 
@@ -25,10 +25,6 @@ class _Taker:
         with np.load(file) as drawn:
             self.prompt = torch.from_numpy(drawn["prompt"])
             self.n_steps = int(drawn["n_steps"])
-
-    def n_bytes(self, result: Any) -> int:  # noqa: ARG002
-        """Return 0: a few tokens."""
-        return 0
 
 
 class Mechprobe(_Taker):

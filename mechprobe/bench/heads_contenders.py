@@ -41,7 +41,7 @@ def questions(work: str) -> tasks.Task:
     return task.with_shots(size.shots) if size.shots else task
 
 
-class _Taker:
+class _Taker(Contender):
     def __init__(self, model: str) -> None:
         self.model: Any = load_model(model)
 
@@ -164,15 +164,6 @@ class _Forward(_Taker):
     def around(self) -> AbstractContextManager[Session]:
         """Look at the model before the clock starts: a floor is its passes alone."""
         return looking_at(self.model)
-
-    def run(self) -> None:
-        self.forward()
-
-    def arrays(self, result: None) -> Arrays:  # noqa: ARG002
-        return {}
-
-    def n_bytes(self, result: None) -> int:  # noqa: ARG002
-        return 0
 
 
 CONTENDERS: dict[str, Callable[[str], Contender]] = {

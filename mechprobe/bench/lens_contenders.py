@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mechprobe.bench.contender import AbsentError, Arrays, Contender
-from mechprobe.bench.workload import TOP_K, read_ids, save_ids, workload
+from mechprobe.bench.workload import TOP_K, lens_workload, read_ids, save_ids
 from mechprobe.kernels.gemm import Gemm, gemm_path
 from mechprobe.lens import logit_lens
 from mechprobe.models import (
@@ -36,7 +36,7 @@ _TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 _FLOAT32_ERROR = 2e-5
 
 
-class _Taker:
+class _Taker(Contender):
     ids: Tensor
     targets: Tensor
 
@@ -54,7 +54,9 @@ class Mechprobe(_Taker):
 
     def draw(self, work: str, file: Path) -> None:
         """Write the ids of a workload, for all contenders."""
-        save_ids(file, workload(work).draw(int(self.model.cfg.d_vocab), tokenizer_of(self.model)))
+        save_ids(
+            file, lens_workload(work).draw(int(self.model.cfg.d_vocab), tokenizer_of(self.model))
+        )
 
     def forward(self) -> None:
         """Run the model's body in mechprobe's own micro-batches."""
@@ -233,15 +235,6 @@ class _Forward(_Taker):
     def around(self) -> AbstractContextManager[Session]:
         """Look at the model before the clock starts: a floor is its passes alone."""
         return looking_at(self.model)
-
-    def run(self) -> Any:
-        self.forward()
-
-    def arrays(self, result: Any) -> Arrays:  # noqa: ARG002
-        return {}
-
-    def n_bytes(self, result: Any) -> int:  # noqa: ARG002
-        return 0
 
 
 class _ForwardGemm(_Forward):

@@ -5,9 +5,8 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from mechprobe.bench.contender import AbsentError, Arrays, Contender
+from mechprobe.bench.contender import AbsentError, Contender
 from mechprobe.bench.lens_contenders import HuggingFaceLoop
 from mechprobe.bench.workload import TOP_K
 
@@ -70,10 +69,9 @@ class NNterp(HuggingFaceLoop):
         return {"top_id": torch.stack(tops, 2)}
 
 
-class Absent:
+class _Absent(Contender):
     """A peer that cannot run beside this TransformerLens, and is named with the reason."""
 
-    outputs = "none"
     package = ""
     reason = ""
 
@@ -81,35 +79,15 @@ class Absent:
         _import(self.package)
         raise AbsentError(self.reason)
 
-    model: Any = None
 
-    def take(self, file: Any) -> None:
-        """Take nothing."""
-
-    def forward(self) -> None:
-        """Do nothing."""
-
-    def run(self) -> Tensor:
-        """Do nothing."""
-        raise AbsentError(self.reason)
-
-    def arrays(self, result: Any) -> Arrays:  # noqa: ARG002
-        """Return nothing."""
-        return {}
-
-    def n_bytes(self, result: Any) -> int:  # noqa: ARG002
-        """Return nothing."""
-        return 0
-
-
-class TunedLens(Absent):
+class TunedLens(_Absent):
     """Imports names that TransformerLens removed with 4.0."""
 
     package = "tuned_lens.plotting"
     reason = "tuned-lens runs only where TransformerLens is older than 4, or not installed"
 
 
-class Interpreto(Absent):
+class Interpreto(_Absent):
     """Asks for older jaxtyping and nnsight than the others."""
 
     package = "interpreto"

@@ -24,7 +24,7 @@ class WorkerProcess:
     """A contender running elsewhere; use it in a ``with`` block.
 
     Args:
-        kind: ``"lens"``, ``"heads"`` or ``"world"``, or one of them behind ``"growth/"``.
+        kind: ``"lens"``, ``"heads"`` and so on.
         contender: Its name.
         model: What ``load_model`` takes.
         workload: Name of the workload.

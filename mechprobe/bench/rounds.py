@@ -9,15 +9,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from time import process_time
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.bench.compare import Comparison
+from mechprobe.bench.compare import Cells, Compare, Comparison
 from mechprobe.bench.memory import METHOD
 from mechprobe.bench.process import WorkerProcess
 from mechprobe.bench.report import BenchReport, BenchRow
 from mechprobe.provenance import utc_now, versions
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from tqdm import tqdm
 
     from mechprobe.bench.contender import Arrays
@@ -28,9 +31,14 @@ _SLOW_SECONDS = 60.0
 _SHORT_SECONDS = 3.0
 _SHORT_ROUNDS = 3
 _PROCESSOR = Path("/proc/cpuinfo")
-
-# Of contender, workload, our arrays, its arrays, our worker, and a folder for files.
-Compare = Callable[[str, str, "Arrays", "Arrays", WorkerProcess, Path], list[Comparison]]
+_METHOD = (
+    f"Every contender in its own process, one warm-up, then in turns ({_SHORT_ROUNDS} times as "
+    f"many where mechprobe takes under {_SHORT_SECONDS:.0f} s; what takes over "
+    f"{_SLOW_SECONDS:.0f} s runs once); x mechprobe is the median "
+    "ratio of times in the same round. Extra MB is the highest resident memory of the process "
+    f"in the timed repetitions ({METHOD}), less that of the forward pass alone (without "
+    "unembedding, measured before), less the outputs."
+)
 
 
 @dataclass(frozen=True)
@@ -38,18 +46,27 @@ class Kind:
     """One benchmark.
 
     Attributes:
-        name: ``"lens"``, ``"heads"`` and so on; tells a worker where its contender is.
-        contenders: Their names, in the order of every round.
+        model: What is read by default.
+        workloads: What is done by default.
+        contenders: Their names, in the order of every round: each is loaded and run once before
+            the next, first those that need most memory.
         input: File name of the input that they share.
         parse: Raises ``ValueError`` of a name of a workload that is malformed.
         compare: Says whether a contender's outputs equal ours.
+        peers: Of other packages, run where they are asked for and installed (extra "bench").
+        pieces: Of mechprobe's machinery, without which it is run where they are asked for.
+        cpu: Whether the CPU seconds of one thread are counted.
     """
 
-    name: str
+    model: str
+    workloads: tuple[str, ...]
     contenders: tuple[str, ...]
     input: str
     parse: Callable[[str], object]
     compare: Compare
+    peers: tuple[str, ...] = ()
+    pieces: tuple[str, ...] = ()
+    cpu: bool = False
 
 
 @dataclass
@@ -83,26 +100,19 @@ class Entry:
 
 
 def run_rounds(
+    name: str,
     kind: Kind,
     model: str,
     workloads: Sequence[str],
-    contenders: Sequence[str] | None,
+    names: Sequence[str],
     repeats: int,
-    *,
     progress: bool,
 ) -> BenchReport:
     """Run one benchmark: every contender in its own process, in turns.
 
     Raises:
-        ValueError: An unknown contender, a malformed workload, or no repetition.
         RuntimeError: mechprobe itself failed; a peer that fails costs its own row only.
     """
-    for work in workloads:
-        kind.parse(work)
-    if repeats < 1:
-        msg = f"repeats={repeats}; at least one repetition is timed."
-        raise ValueError(msg)
-    names = _chosen(kind, contenders)
     rows: list[BenchRow] = []
     lines: list[Comparison] = []
     threads: set[int] = set()
@@ -115,27 +125,21 @@ def run_rounds(
             with ExitStack() as stack:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 entries: dict[str, Entry] = {}
-                for name in names:
-                    process = WorkerProcess(kind.name, name, model, work, folder / kind.input)
-                    entries[name] = _begun(name, stack.enter_context(process), folder)
+                for one in names:
+                    process = WorkerProcess(name, one, model, work, folder / kind.input)
+                    entries[one] = _begun(one, stack.enter_context(process), folder)
                     bar.update()
-                lines += _compared(kind, entries, work, folder)
+                lines += _compared(kind.compare, entries, work, folder)
                 rounds = _rounds(entries[OURS], repeats)
                 bar.total += (rounds - repeats) * len(names)
                 _take_turns(entries, rounds, bar)
-            rows += [_row(name, work, entries) for name in names]
+            rows += [_row(one, work, entries) for one in names]
             threads |= {entry.threads for entry in entries.values() if not entry.absent}
     machine["torch threads"] = "/".join(map(str, sorted(threads)))
-    return BenchReport(f"{kind.name}, {model}", tuple(rows), tuple(lines), machine, _method())
-
-
-def _chosen(kind: Kind, contenders: Sequence[str] | None) -> list[str]:
-    asked = kind.contenders if contenders is None else contenders
-    unknown = [name for name in asked if name not in kind.contenders]
-    if unknown:
-        msg = f"there is no contender {unknown[0]!r}; choose from {', '.join(kind.contenders)}."
-        raise ValueError(msg)
-    return [name for name in kind.contenders if name in asked or name == OURS]
+    if kind.cpu:
+        machine["CPU s of 50 float32 products 1024 x 1024 on one thread"] = _product_seconds()
+    method = ("CPU seconds of one thread. " if kind.cpu else "") + _METHOD
+    return BenchReport(f"{name}, {model}", tuple(rows), tuple(lines), machine, method)
 
 
 def _begun(name: str, process: WorkerProcess, folder: Path) -> Entry:
@@ -152,7 +156,9 @@ def _begun(name: str, process: WorkerProcess, folder: Path) -> Entry:
     return entry
 
 
-def _compared(kind: Kind, entries: dict[str, Entry], work: str, folder: Path) -> list[Comparison]:
+def _compared(
+    compare: Compare, entries: dict[str, Entry], work: str, folder: Path
+) -> list[Comparison]:
     import numpy as np
 
     found: dict[str, Arrays] = {}
@@ -161,11 +167,19 @@ def _compared(kind: Kind, entries: dict[str, Entry], work: str, folder: Path) ->
             with np.load(entry.saved) as arrays:
                 found[name] = dict(arrays)
     ours, process = found.pop(OURS), entries[OURS].process
+
+    def logits(cells: Cells) -> "npt.NDArray[np.float64]":
+        asked, told = folder / "cells.npy", folder / "logits.npy"
+        np.save(asked, cells)
+        process.ask(do="exact_logits", cells=str(asked), save=str(told))
+        values: npt.NDArray[np.float64] = np.load(told)
+        return values
+
     return [
-        line
+        Comparison(name, work, *line)
         for name, theirs in found.items()
         if theirs
-        for line in kind.compare(name, work, ours, theirs, process, folder)
+        for line in compare(ours, theirs, logits)
     ]
 
 
@@ -233,12 +247,17 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _method() -> str:
-    return (
-        f"Every contender in its own process, one warm-up, then in turns ({_SHORT_ROUNDS} times as "
-        f"many where mechprobe takes under {_SHORT_SECONDS:.0f} s; what takes over "
-        f"{_SLOW_SECONDS:.0f} s runs once); x mechprobe is the median "
-        "ratio of times in the same round. Extra MB is the highest resident memory of the process "
-        f"in the timed repetitions ({METHOD}), less that of the forward pass alone (without "
-        "unembedding, measured before), less the outputs."
-    )
+def _product_seconds() -> str:
+    import torch
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        x = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(0))
+        out = x @ x
+        start = process_time()
+        for _ in range(50):
+            torch.mm(x, x, out=out)
+        return f"{process_time() - start:.2f}"
+    finally:
+        torch.set_num_threads(n_threads)

@@ -9,14 +9,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
-from time import perf_counter
 from typing import IO, Any
 
-from mechprobe.bench.contender import AbsentError, Contender, Draws
+from mechprobe.bench.contender import AbsentError, Contender
 from mechprobe.bench.memory import peak_bytes, reset_peak
+from mechprobe.bench.pieces import taken_away
 
 Message = dict[str, Any]
 
@@ -27,9 +26,6 @@ _HOMES = {
     "generation": ("generation_contenders",),
     "heads": ("heads_contenders",),
     "world": ("world_contenders",),
-    "growth/lens": ("growth_lens",),
-    "growth/heads": ("growth_heads",),
-    "growth/world": ("growth_world",),
 }
 
 
@@ -45,9 +41,8 @@ class Worker:
     """A loaded contender and what is known of its memory."""
 
     def __init__(self, kind: str, name: str, model: str, work: str, file: str) -> None:
-        self.contender = contenders(kind)[name](model)
-        if isinstance(self.contender, Draws):
-            self.contender.draw(work, Path(file))
+        self.contender = contenders(kind)[taken_away(name)](model)
+        self.contender.draw(work, Path(file))
         self.contender.take(Path(file))
         # Weights are mapped from their file and come into memory when first read; the body alone
         # reads a few rows of a tied unembedding, whose other 113 MB are nobody's extra memory.
@@ -70,12 +65,11 @@ class Worker:
         """Run once; time it, measure its memory, and save its outputs where asked to."""
         gc.collect()
         reset_peak()
-        # What floors are timed within, opened before the clock starts.
-        around: Callable[[], AbstractContextManager[Any]] = getattr(
-            self.contender, "around", nullcontext
-        )
-        with around():
-            seconds, result = self._timed(self.contender.run)
+        clock = self.contender.clock
+        with self.contender.around():
+            start = clock()
+            result = self.contender.run()
+            seconds = clock() - start
         extra = peak_bytes() - self.forward_peak - self.contender.n_bytes(result)
         if save is not None:
             import numpy as np
@@ -83,17 +77,6 @@ class Worker:
             arrays: Any = self.contender.arrays(result)
             np.savez(save, **arrays)
         return {"seconds": seconds, "extra_bytes": extra if self.resettable else None}
-
-    def forward(self) -> Message:
-        """Run the model's body alone and time it."""
-        return {"seconds": self._timed(self.contender.forward)[0]}
-
-    def _timed(self, work: Callable[[], Any]) -> tuple[float, Any]:
-        # Contenders on one thread are timed by their own CPU seconds, which load does not change.
-        clock: Callable[[], float] = getattr(self.contender, "clock", perf_counter)
-        start = clock()
-        result = work()
-        return clock() - start, result
 
     def exact_logits(self, cells: str, save: str) -> Message:
         """Write float64 logits of the cells in a file."""
@@ -111,8 +94,6 @@ class Worker:
         """Carry out one command."""
         if command["do"] == "run":
             return self.run(command.get("save"))
-        if command["do"] == "forward":
-            return self.forward()
         return self.exact_logits(command["cells"], command["save"])
 
 

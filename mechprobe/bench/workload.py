@@ -11,6 +11,7 @@ import numpy.typing as npt
 TOP_K = 10
 SEED = 0
 _SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
+_WORLD = re.compile(r"(compression|distinction):([1-9]\d*)x([1-9]\d*)")
 _GENERATION = re.compile(r"([1-9]\d*)\+([1-9]\d*)")
 # Prompts of heads come in pairs (every theory is asked about twice) and in one length.
 _HEADS = re.compile(r"(\d*[02468])x200(?:\+([1-9]\d*))?")
@@ -87,7 +88,7 @@ def read_ids(file: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     return drawn[:, :-1].copy(), drawn[:, 1:].copy()
 
 
-def workload(name: str) -> Workload:
+def lens_workload(name: str) -> Workload:
     """Return the workload called ``name``.
 
     Raises:
@@ -143,3 +144,25 @@ def heads_workload(name: str) -> HeadsWorkload:
         )
         raise ValueError(msg)
     return HeadsWorkload(int(found[1]), int(found[2] or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class WorldWorkload:
+    """A metric, how many pairs and how many suffixes of each."""
+
+    metric: str
+    pairs: int
+    suffixes: int
+
+
+def world_workload(name: str) -> WorldWorkload:
+    """Return the workload called ``name``.
+
+    Raises:
+        ValueError: It is not ``"compression:100x30"`` or ``"distinction:100x30"``.
+    """
+    found = _WORLD.fullmatch(name)
+    if found is None:
+        msg = f"workload {name!r} is not '<compression or distinction>:<pairs>x<suffixes>'."
+        raise ValueError(msg)
+    return WorldWorkload(found[1], int(found[2]), int(found[3]))

@@ -4,9 +4,7 @@ The peer does what the published code does: one pair at a time, Hugging Face's `
 suffixes, then every suffix read again from the beginning of the other prefix, 32 at a time.
 """
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mechprobe.bench.contender import Arrays, Contender
+from mechprobe.bench.workload import WorldWorkload, world_workload
 from mechprobe.models import looking_at
 from mechprobe.worlds import Epsilon, StreetMap, load_sequence_model, load_shipped
 from mechprobe.worlds.automata.arrays import PAD, Ids
@@ -30,36 +29,13 @@ SEED = 1
 DEPTH = 5
 EPSILON = 0.01
 _ROWS_AT_ONCE = 32
-_SHAPE = re.compile(r"(compression|distinction):([1-9]\d*)x([1-9]\d*)")
 _TESTS: dict[str, tuple[Test, ...]] = {
     "compression": ("compression_precision",),
     "distinction": ("distinction_precision", "distinction_recall"),
 }
 
 
-@dataclass(frozen=True, slots=True)
-class WorldWork:
-    """A metric, how many pairs and how many suffixes of each."""
-
-    metric: str
-    pairs: int
-    suffixes: int
-
-
-def world_work(name: str) -> WorldWork:
-    """Return the workload called ``name``.
-
-    Raises:
-        ValueError: It is not ``"compression:100x30"`` or ``"distinction:100x30"``.
-    """
-    found = _SHAPE.fullmatch(name)
-    if found is None:
-        msg = f"workload {name!r} is not '<compression or distinction>:<pairs>x<suffixes>'."
-        raise ValueError(msg)
-    return WorldWork(found[1], int(found[2]), int(found[3]))
-
-
-class _Taker:
+class _Taker(Contender):
     """Model, world and the pairs that all contenders share."""
 
     clock = staticmethod(process_time)
@@ -76,7 +52,7 @@ class _Taker:
 
     def take(self, file: Path) -> None:
         with np.load(file) as arrays:
-            self.work = world_work(str(arrays["work"]))
+            self.work = world_workload(str(arrays["work"]))
             self.pairs = Pairs(
                 arrays["states1"], arrays["states2"], arrays["prefixes1"], arrays["prefixes2"],
                 int(arrays["n_drawn"]), {},
@@ -97,7 +73,7 @@ class _Taker:
         return sum(values.nbytes for values in result.values())
 
 
-def _request(world: StreetMap, work: WorldWork) -> Request:
+def _request(world: StreetMap, work: WorldWorkload) -> Request:
     rule = Epsilon(EPSILON)
     return checked(world, work.pairs, work.suffixes, DEPTH, rule, "vafa2024", None, SEED)
 
@@ -109,7 +85,7 @@ class Mechprobe(_Taker):
 
     def draw(self, work: str, file: Path) -> None:
         """Write the pairs of a workload."""
-        size = world_work(work)
+        size = world_workload(work)
         with looking_at(self.model):
             both = drawn_pairs(self.net, self.world, _request(self.world, size), "random_walk")
         pairs = both[size.metric == "distinction"]
