@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mechprobe.heads import transfer as transfer
     from mechprobe.heads.head_scores import HeadScores as HeadScores
     from mechprobe.heads.selection import HeadSelection as HeadSelection
+    from mechprobe.lens import Compute as Compute
     from mechprobe.lens import expressible as expressible
     from mechprobe.lens import generate_with_lens as generate_with_lens
     from mechprobe.lens import logit_lens as logit_lens
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Compute": "mechprobe.lens",
     "HeadScores": "mechprobe.heads.head_scores",
     "HeadSelection": "mechprobe.heads.selection",
     "LensResult": "mechprobe.lens.results",

@@ -19,6 +19,12 @@ def _lens(model: Any, prompts: Any = None, **options: Any) -> Any:
     return mp.logit_lens(model, prompts or RAGGED, progress=False, **(asked | options))
 
 
+def _compute(**options: Any) -> Any:
+    import mechprobe as mp
+
+    return mp.Compute(**options)
+
+
 def _watch_readout(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Keep what every call of the kernel was given."""
     from mechprobe.kernels import readout
@@ -39,9 +45,9 @@ def test_less_memory_gives_the_same(
 ) -> None:
     from mechprobe.kernels.readout import SCRATCH_BYTES
 
-    whole = _lens(tiny_model, batch_size=1).data
+    whole = _lens(tiny_model, compute=_compute(batch_size=1)).data
     calls = _watch_readout(monkeypatch)
-    tight = _lens(tiny_model, scratch_mb=scratch_mb).data
+    tight = _lens(tiny_model, compute=_compute(scratch_mb=scratch_mb)).data
     for name in ("top_token", "target_rank", "valid", "token"):
         np.testing.assert_array_equal(tight[name], whole[name])
     for name in ("top_log_prob", "entropy", "kl_to_final", "target_log_prob"):
@@ -55,28 +61,28 @@ def test_less_memory_gives_the_same(
 
 def test_residuals_and_logits_share_the_memory(tiny: Callable[..., Any]) -> None:
     """Of a model with 4 entries of 32 numbers: 512 bytes a position."""
+    from mechprobe.lens.compute import memory_plan
     from mechprobe.lens.lens import lens_reader
-    from mechprobe.lens.room import room_for
     from mechprobe.models import looking_at
 
     with looking_at(tiny("llama")) as session:
         reader = lens_reader(session, None, "resid_post", "final", None)
-    room = room_for(reader, 0.512)
-    assert (room.positions, room.tile_bytes) == (400, 204_800)
-    assert room_for(reader, 1e-9).positions == 1
+    plan = memory_plan(reader, 0.512)
+    assert (plan.positions, plan.tile_bytes) == (400, 204_800)
+    assert memory_plan(reader, 1e-9).positions == 1
     # Bound by residuals, by tokens of the forward pass, and by neither.
-    assert room.batch_size([100, 50], [100, 50]) == 4
-    assert room.batch_size([500, 50], [1, 1]) == 2
-    assert room_for(reader, 300.0).batch_size([100], [100]) is None
+    assert plan.batch_size([100, 50], [100, 50]) == 4
+    assert plan.batch_size([500, 50], [1, 1]) == 2
+    assert memory_plan(reader, 300.0).batch_size([100], [100]) is None
 
 
 def test_fewer_positions_need_fewer_batches(tiny_model: Any, monkeypatch: Any) -> None:
     """What is not read is not kept: one position each fits where all positions do not."""
     calls = _watch_readout(monkeypatch)
-    _lens(tiny_model, scratch_mb=0.01)
+    _lens(tiny_model, compute=_compute(scratch_mb=0.01))
     assert len(calls) == 4
     calls.clear()
-    _lens(tiny_model, scratch_mb=0.01, positions=-1)
+    _lens(tiny_model, compute=_compute(scratch_mb=0.01), positions=-1)
     assert len(calls) == 1
 
 
@@ -87,24 +93,25 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"scratch_mb": math.nan}, ValueError, "found nan"),
     ({"scratch_mb": "150"}, TypeError, "must be a number of megabytes; found '150'"),
     ({"scratch_mb": True}, TypeError, "found True"),
+    ({"batch_size": 0}, ValueError, "batch_size must be at least 1; found 0"),
+    ({"batch_size": 2.0}, TypeError, "batch_size must be an integer or None; found 2.0"),
 ]
 
 
 @pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize(("change", "error", "message"), BAD)
-def test_bad_values_are_refused_before_the_model_runs(
-    tiny_model: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    change: dict[str, Any],
-    error: type[Exception],
-    message: str,
+def test_bad_values_are_refused(
+    change: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    passes: Any = import_module("mechprobe.models.run")
-
-    def ran(*_: Any, **__: Any) -> None:
-        pytest.fail("the model ran")
-
-    for way in ("_run_own", "_run_twin"):
-        monkeypatch.setattr(passes, way, ran)
     with pytest.raises(error, match=message):
-        _lens(tiny_model, **change)
+        _compute(**change)
+
+
+def test_the_record_says_how_it_was_calculated(tiny_model: Any) -> None:
+    plain = _lens(tiny_model)
+    steps = _lens(tiny_model, compute=_compute(batch_size=2, compiled=False))
+    told = steps.provenance.arguments["compute"]
+    assert told == {"batch_size": 2, "scratch_mb": 300.0, "compiled": False}
+    assert plain.provenance.arguments["compute"]["compiled"] is True
+    assert steps.provenance.model["arithmetic"]["reductions"] == ["torch"]
+    np.testing.assert_array_equal(steps.data["top_token"], plain.data["top_token"])

@@ -185,7 +185,9 @@ def test_after_a_translator_fails(
     before = inventory.whole(model)
     for stop in (1, 2, 4):
         with pytest.raises(error, match="stopped in the middle"):
-            mp.logit_lens(model, RAGGED, translators=_counted(stop, error), batch_size=1, **QUIET)
+            mp.logit_lens(
+                model, RAGGED, translators=_counted(stop, error), compute=mp.Compute(1), **QUIET
+            )
         with pytest.raises(error, match="stopped in the middle"):
             mp.generate_with_lens(model, IDS, translators=_counted(stop, error), **QUIET)
         assert inventory.unlike(before, inventory.whole(model)) == []

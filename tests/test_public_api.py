@@ -15,8 +15,8 @@ import torch
 ROOT = Path(__file__).parents[1]
 
 SURFACE = [
-    "HeadScores", "HeadSelection", "LensResult", "Result", "WorldModelResult", "__version__",
-    "ablate_heads", "chat_prompt", "check_model", "describe_heads", "detours", "difficulty",
+    "Compute", "HeadScores", "HeadSelection", "LensResult", "Result", "WorldModelResult",
+    "__version__", "ablate_heads", "chat_prompt", "check_model", "describe_heads", "detours", "difficulty",
     "evaluate_world_model", "expressible", "generate_with_lens", "load_model", "load_result",
     "logit_lens", "option_robustness", "patch_states", "probe_states", "qk_scores",
     "reconstruct_map", "steer_heads", "tasks", "train_sequence_model", "transfer",

@@ -51,6 +51,8 @@ def choose(
     k: int,
     n_targets: int,
     product: Gemm | None = None,
+    *,
+    compiled: bool = True,
 ) -> Arithmetic:
     """Return how rows are read through an unembedding.
 
@@ -60,8 +62,9 @@ def choose(
         k: How many most likely ids are kept.
         n_targets: How many targets are followed.
         product: The matrix product, where the caller has chosen it.
+        compiled: Whether the compiled reductions may be taken.
     """
-    native = chooser.get(W_U, n_rows * W_U.shape[1], k, n_targets)
+    native = chooser.get(W_U, n_rows * W_U.shape[1], k, n_targets) if compiled else None
     return Arithmetic(product or fastest_gemm(W_U, n_rows), native)
 
 

@@ -64,6 +64,7 @@ def readout(
     transform: LogitTransform | None = None,
     scratch_bytes: int | None = None,
     gemm: Gemm | None = None,
+    compiled: bool = True,
     steps: int = 1,
     buffers: "Buffers | None" = None,
 ) -> Readout:
@@ -90,6 +91,7 @@ def readout(
         scratch_bytes: Room for logits and reference distributions, at least one row of each;
             default ``SCRATCH_BYTES``. Blocks of 16 rows come on top.
         gemm: Matrix product to use; by default what suits processor and size (``fastest_gemm``).
+        compiled: Whether reductions may be compiled from C; False for torch's operations alone.
         steps: How many such calls there will be, which decides together with the sizes.
         buffers: Keeps the memory for logits from one call to the next of the same shape, which
             for a few rows at a time saves a tenth of the reading.
@@ -111,7 +113,7 @@ def readout(
     room = (scratch_bytes or SCRATCH_BYTES) // (W_U.shape[1] * dtype.itemsize)
     n_group, n_pos = _tile_shape(n_entries, n_rows, room)
     # By shapes alone: whether the last entry is the reference again is not known before.
-    path, native = choose(W_U, steps * n_all * n_rows, k, targets.shape[1], gemm)
+    path, native = choose(W_U, steps * n_all * n_rows, k, targets.shape[1], gemm, compiled=compiled)
     tile = (buffers or Buffers()).tile(W_U, b_U, transform, (n_group, n_pos), dtype)
     out = Reduced.empty((n_entries, n_rows), k, targets.shape[1], dtype=dtype, device=rows.device)
     # Positions outside, entries inside: the reference distribution is made once per position.

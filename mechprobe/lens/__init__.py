@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from mechprobe._lazy import lazy
 
 if TYPE_CHECKING:
+    from mechprobe.lens.compute import Compute as Compute
     from mechprobe.lens.generate import generate_with_lens as generate_with_lens
     from mechprobe.lens.lens import logit_lens as logit_lens
     from mechprobe.lens.results import Expressibility as Expressibility
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from mechprobe.lens.vocabulary import vocabulary_neighbors as vocabulary_neighbors
 
 _HOMES = {
+    "Compute": "mechprobe.lens.compute",
     "Expressibility": "mechprobe.lens.results",
     "LensResult": "mechprobe.lens.results",
     "VocabularyNeighbors": "mechprobe.lens.results",

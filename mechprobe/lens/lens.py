@@ -6,6 +6,7 @@ Every layer adds to one residual stream :math:`x_l`; the model answers by readin
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 from mechprobe.kernels import readout
 from mechprobe.kernels.readout import SCRATCH_BYTES
 from mechprobe.lens.capture import Reader
+from mechprobe.lens.compute import DEFAULT, Compute, MemoryPlan, memory_plan
 from mechprobe.lens.dataset import Cells, cells_read, lens_dataset
 from mechprobe.lens.request import (
     Layers,
@@ -31,7 +33,6 @@ from mechprobe.lens.request import (
     resolve_targets,
 )
 from mechprobe.lens.results import LensResult
-from mechprobe.lens.room import SCRATCH_MB, Room, check_scratch, room_for
 from mechprobe.models import (
     Batch,
     Model,
@@ -60,8 +61,7 @@ def logit_lens(
     norm: Norm = "final",
     translators: Translator | Mapping[int, Callable[[Tensor], Tensor]] | None = None,
     prepend_bos: bool | None = None,
-    batch_size: int | None = None,
-    scratch_mb: float = SCRATCH_MB,
+    compute: Compute = DEFAULT,
     progress: bool = True,
 ) -> LensResult:
     r"""Read what the model would say after every layer.
@@ -99,11 +99,7 @@ def logit_lens(
         translators: ``f(rows, layer)`` or a mapping layer to ``f(rows)``, applied to residual
             rows ``[row, d_model]`` before the norm; a tuned lens, for instance.
         prepend_bos: Whether texts get a BOS token; None for the model's habit.
-        batch_size: Prompts per forward pass; by default as many as hold 1,024 tokens, or fewer
-            where their residuals would not fit ``scratch_mb``.
-        scratch_mb: Memory in MB (1e6 bytes) that the lens may take besides the forward pass and
-            what it returns: residuals of a micro-batch, logits. It never takes less than one
-            prompt and one row of logits need, nor more than is of use.
+        compute: Prompts at a time, memory and arithmetic; see ``Compute``.
         progress: Show a bar over prompts.
 
     Returns:
@@ -113,7 +109,7 @@ def logit_lens(
     Raises:
         ValueError: An empty or too long prompt, a position, layer, target or ``top_k`` out of
             range, a target that is several tokens, NaN weights, a read-out path that is not
-            the model's, or ``scratch_mb`` that is not positive.
+            the model's.
         TypeError: Something that is not a TransformerLens model; prompts, targets, positions,
             layers or ``top_k`` of a wrong kind.
         NotImplementedError: An architecture or a stream that cannot be read.
@@ -135,20 +131,23 @@ def logit_lens(
     reader = lens_reader(session, layers, stream, norm, translators)
     wanted = resolve_targets(model, targets, chosen)
     k = check_top_k(top_k, reader.path.d_vocab)
-    room = room_for(reader, check_scratch(scratch_mb))
+    plan = memory_plan(reader, compute.scratch_mb)
     n_read = [len(c) for c in chosen]
     cells = Cells(n_read, len(reader.layers), k, len(wanted.labels), _real(reader))
-    if batch_size is None:
-        batch_size = room.batch_size([len(row) for row in ids], n_read)
+    batch_size = compute.batch_size or plan.batch_size([len(row) for row in ids], n_read)
     with tqdm(total=len(ids), desc="lens", unit="prompt", disable=not progress, leave=False) as bar:
         for batch in batches(model, ids, batch_size):
-            _read_batch(reader, batch, chosen, wanted, room, cells)
+            _read_batch(reader, batch, chosen, wanted, plan, compute, cells)
             bar.update(len(batch.index))
     text = TokenText(session.tokenizer)
     shown = [text.joined(row) for row in ids]
     data = lens_dataset(cells, cells_read(ids, chosen), reader.layers, wanted, text, shown)
     record = call.record(
-        describe(session), ids, layers=reader.layers, targets=wanted.recorded, batch_size=batch_size
+        describe(session),
+        ids,
+        layers=reader.layers,
+        targets=wanted.recorded,
+        compute={**asdict(compute), "batch_size": batch_size},
     )
     return LensResult(data, record)
 
@@ -192,7 +191,8 @@ def _read_batch(
     batch: Batch,
     positions: list[list[int]],
     targets: Targets,
-    room: Room,
+    plan: MemoryPlan,
+    compute: Compute,
     cells: Cells,
 ) -> None:
     chosen = [positions[i] for i in batch.index]
@@ -207,6 +207,6 @@ def _read_batch(
     path = reader.path
     read = readout(
         rows, path.W_U, path.b_U, k=cells.k, targets=ids, transform=path.transform,
-        scratch_bytes=min(room.tile_bytes, SCRATCH_BYTES),
+        scratch_bytes=min(plan.tile_bytes, SCRATCH_BYTES), compiled=compute.compiled,
     )  # fmt: skip
     cells.put(batch.index, valid, read, reader.source)
