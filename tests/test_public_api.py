@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 
 SURFACE = [
     "Compute", "HeadScores", "HeadSelection", "LensResult", "Result", "WorldModelResult",
-    "__version__", "ablate_heads", "chat_prompt", "check_model", "describe_heads", "detours", "difficulty",
+    "__version__", "ablate_heads", "chat_prompt", "check_model", "describe_heads", "detours",
+    "difficulty",
     "evaluate_world_model", "expressible", "generate_with_lens", "load_model", "load_result",
     "logit_lens", "option_robustness", "patch_states", "probe_states", "qk_scores",
     "reconstruct_map", "steer_heads", "tasks", "train_sequence_model", "transfer",
