@@ -307,7 +307,7 @@ def test_interval_is_wilsons(right: int, n: int) -> None:
 
 
 def test_pararule_plus_is_solved_by_polarity(data_folder: Path) -> None:
-    from mechprobe.tasks import audit, load
+    from mechprobe.tasks import audit, debiased, load
 
     for depth in (2, 3, 4):
         path = data_folder / "pararule_plus" / f"depth{depth}_test.jsonl.gz"
@@ -318,7 +318,7 @@ def test_pararule_plus_is_solved_by_polarity(data_folder: Path) -> None:
             "affirmed: true; negated: false", "negated: false; affirmed: true",
         )  # fmt: skip
         with pytest.raises(ValueError, match="'negation' determines the label of every question"):
-            task.debiased()
+            debiased(task)
 
 
 def test_solved_examples_before_a_question_are_not_its_context() -> None:

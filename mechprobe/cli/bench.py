@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from mechprobe.cli.show import require_folders, say
+from mechprobe.files import write_whole
 
 if TYPE_CHECKING:
     from mechprobe.bench import BenchReport
@@ -43,7 +44,7 @@ class Output:
         say(f"[{','.join(texts)}]" if several else "\n\n".join(texts))
         if self.html is not None:
             page = "".join(report.to_html() for report in found)
-            self.html.write_text(page, encoding="utf-8")
+            write_whole(self.html, lambda file: file.write_text(page, encoding="utf-8"))
         if self.image is not None:
             found[0].plot().write_image(self.image, scale=2)
         return 0 if all(report.passed for report in found) else 1

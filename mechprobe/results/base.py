@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import xarray as xr
 
+from mechprobe.files import write_whole
 from mechprobe.provenance import Json, Provenance
-from mechprobe.results.files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd

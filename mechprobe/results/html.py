@@ -14,7 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from mechprobe.results.files import write_whole
+from mechprobe.files import write_whole
 
 _CSS = """
 :root { color-scheme: light dark; --page: #ffffff; --ink: #1f2328; --faint: #59636e;

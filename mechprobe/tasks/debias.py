@@ -25,10 +25,32 @@ class _Row(NamedTuple):
     low: float
 
 
-def debiased(task: Task, shortcuts: Sequence[str] | None, seed: int) -> Task:
+def debiased(task: Task, shortcuts: Sequence[str] | None = None, *, seed: int = 0) -> Task:
     """Return the largest part of a task on which the named shortcuts are at chance.
 
-    See ``Task.debiased``.
+    In a logic task every value of a shortcut (a negated statement, say) then comes with every
+    answer equally often; in a multiple-choice task every place is right equally often, and the
+    longest option (say) no more often than by chance. Which of interchangeable questions go is
+    drawn. The notes say how many are left, and what shortcuts score on them.
+
+    Args:
+        task: Questions.
+        shortcuts: Names as ``tasks.audit`` gives them; None for all whose interval lies above
+            chance there, ``bag_of_words`` aside.
+        seed: Decides what goes, and the halves of the audits.
+
+    Returns:
+        A task of the questions that are left.
+
+    Raises:
+        ValueError: A name is unknown, or nothing would be left: a shortcut that determines the
+            label cannot be removed.
+
+    Example:
+        >>> from mechprobe import tasks
+        >>> task = tasks.select_and_copy(n=40, seed=0).take(range(37))
+        >>> len(task), len(tasks.debiased(task, ["position"]))
+        (37, 32)
     """
     named = _named(task, shortcuts, seed)
     if not named:

@@ -3,7 +3,6 @@
 import gzip
 import json
 import random
-import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -11,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
+from mechprobe.files import write_whole
 from mechprobe.provenance import Json, digest_json
 
 if TYPE_CHECKING:
@@ -222,27 +222,6 @@ class Task:
             notes=(*self.notes, "chat template"),
         )
 
-    def debiased(self, shortcuts: Sequence[str] | None = None, *, seed: int = 0) -> "Task":
-        """Return the largest part of the task on which the named shortcuts are at chance.
-
-        In a logic task every value of a shortcut (a negated statement, say) then comes with every
-        answer equally often; in a multiple-choice task every place is right equally often, and the
-        longest option (say) no more often than by chance. Which of interchangeable questions go
-        is drawn. The notes say how many are left, and what shortcuts score on them.
-
-        Args:
-            shortcuts: Names as ``tasks.audit`` gives them; None for all whose interval lies above
-                chance there, ``bag_of_words`` aside.
-            seed: Decides what goes, and the halves of the audits.
-
-        Raises:
-            ValueError: A name is unknown, or nothing would be left: a shortcut that determines the
-                label cannot be removed.
-        """
-        from mechprobe.tasks.debias import debiased
-
-        return debiased(self, shortcuts, seed)
-
     def record(self) -> list[Json]:
         """Return all examples as JSON values, for provenance."""
         return [asdict(e) for e in self.examples]
@@ -256,18 +235,12 @@ class Task:
 
         The file appears whole or not at all; a name that ends in ``.gz`` is compressed.
         """
-        path = Path(path).expanduser()
         lines = [json.dumps(asdict(e), ensure_ascii=False, sort_keys=True) for e in self.examples]
         head = json.dumps({"task": self.name, "notes": list(self.notes)}, ensure_ascii=False)
         data = ("\n".join([head, *lines]) + "\n").encode()
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-        try:
-            # No time inside, so that the same task gives the same file.
-            temporary.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return path
+        # No time inside, so that the same task gives the same file.
+        whole = gzip.compress(data, mtime=0) if Path(path).suffix == ".gz" else data
+        return write_whole(path, lambda file: file.write_bytes(whole))
 
     def to_dataframe(self) -> "pd.DataFrame":
         """Return one row per example."""

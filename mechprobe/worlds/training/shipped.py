@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from mechprobe.results.files import write_whole
+from mechprobe.files import write_whole
 from mechprobe.worlds.automata.arrays import Ids
 from mechprobe.worlds.automata.sequences import read_sequences
 from mechprobe.worlds.streets.street_map import WALKING, StreetMap

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from mechprobe.files import write_whole
 from mechprobe.models.ambient import steady
 from mechprobe.models.session import alone
 from mechprobe.provenance import Call, Json, digest_json
-from mechprobe.results.files import write_whole
 from mechprobe.stats import accuracy_interval
 from mechprobe.worlds.automata.arrays import PAD, Ids, pad
 from mechprobe.worlds.automata.base import World

@@ -17,8 +17,8 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
         The path.
 
     Raises:
-        OSError: The file cannot be written (no such folder, no room); a file that was there before
-            is left as it was.
+        OSError: The file cannot be written (no room, say); a file that was there before is left as
+            it was. ``FileNotFoundError`` where there is no such folder.
     """
     path = Path(path).expanduser()
     # In the same folder, so that the last step is a rename and never a copy.
@@ -30,7 +30,8 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
         # HDF5 buries the reason in a paragraph; the system's own words are enough.
         why = os.strerror(error.errno) if error.errno else error
         msg = f"could not write {path}: {why}; nothing was left behind."
-        raise OSError(msg) from error
+        missing = isinstance(error, FileNotFoundError)
+        raise (FileNotFoundError if missing else OSError)(msg) from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
