@@ -1,13 +1,14 @@
 """The papers' grid: how head and model fare as proofs get longer and distractors more."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from mechprobe import tasks
 from mechprobe.heads.by_difficulty import Difficulty, difficulty_of
-from mechprobe.heads.scores import qk_scores
+from mechprobe.heads.scores import ScoreOptions, qk_scores
 from mechprobe.models import Model, alone
 from mechprobe.provenance import Call
+from mechprobe.stats import Method
 
 
 @alone
@@ -18,10 +19,10 @@ def difficulty(
     distractors: Sequence[int] = range(6),
     n: int = 20,
     calibration: float = 0.5,
-    method: Any = "best",
+    method: Method = "best",
     seed: int = 0,
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[ScoreOptions],
 ) -> Difficulty:
     r"""Score ``tasks.ontology`` over steps and distractors, and test one selection cell by cell.
 
@@ -59,5 +60,6 @@ def difficulty(
     call = Call("difficulty", locals())
     total = n * len(steps) * len(distractors)
     task = tasks.ontology(total, list(steps), list(distractors), seed=seed)
-    scores = qk_scores(model, task, progress=progress, **options)
+    own: Any = {"progress": progress, **options}
+    scores = qk_scores(model, task, **own)
     return difficulty_of(scores, calibration=calibration, method=method, seed=seed, call=call)

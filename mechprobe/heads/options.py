@@ -1,7 +1,7 @@
 """Multiple choice: does an answer follow the text of an option, or its letter?"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from mechprobe.heads.answers import AnswerReader, better_spelling, choices, grou
 from mechprobe.heads.head_scores import HeadScores
 from mechprobe.heads.places import places
 from mechprobe.heads.results import OptionRobustness
-from mechprobe.heads.scores import qk_scores
+from mechprobe.heads.scores import ScoreOptions, qk_scores
 from mechprobe.models import Model, Session, alone, describe, opened
 from mechprobe.provenance import Call
 from mechprobe.stats import accuracy_interval
@@ -32,7 +32,7 @@ def option_robustness(
     prior_share: float = 0.05,
     seed: int = 0,
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[ScoreOptions],
 ) -> OptionRobustness:
     r"""Ask every question again with its option texts reshuffled, letters in place.
 

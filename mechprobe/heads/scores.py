@@ -1,7 +1,7 @@
 """QK-scores: how strongly every head aligns every candidate answer with the question."""
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import TypedDict, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,19 @@ from mechprobe.models import (
 from mechprobe.models.prompts import TOKENS_PER_BATCH
 from mechprobe.provenance import Call
 from mechprobe.tasks import Task
+
+
+class ScoreOptions(TypedDict, total=False):
+    """Options of ``qk_scores`` that other functions hand on to it."""
+
+    score: Score
+    query: Query | None
+    key: Key | None
+    qk_norm: bool
+    spelling: Spelling
+    layers: Sequence[int] | None
+    batch_size: int | None
+
 
 # Below this a shortcut cannot be fitted on one half and tested on the other.
 _FEWEST_AUDITED = 20

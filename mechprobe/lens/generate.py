@@ -1,11 +1,10 @@
 """The lens while generating: what every layer would have said at every step."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -20,6 +19,7 @@ from mechprobe.lens.request import (
     Norm,
     Stream,
     Targets,
+    Tokens,
     Translator,
     check_top_k,
     one_token,
@@ -44,7 +44,6 @@ from mechprobe.models.prompts import ids_in_context
 from mechprobe.provenance import Call
 
 # A text or an id, or several.
-Tokens = str | int | np.integer[Any] | Sequence[Any] | npt.NDArray[Any] | Tensor | None
 
 
 @alone
@@ -60,7 +59,7 @@ def generate_with_lens(
     layers: Layers = None,
     stream: Stream = "resid_post",
     top_k: int = 10,
-    targets: Any = None,
+    targets: Tokens = None,
     norm: Norm = "final",
     translators: Translator | Mapping[int, Callable[[Tensor], Tensor]] | None = None,
     prepend_bos: bool | None = None,

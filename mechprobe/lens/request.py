@@ -28,6 +28,8 @@ Translator = Callable[[Tensor, int], Tensor]
 # Several are a list, tuple, range, or 1-d array or tensor; numpy's integers count as integers.
 Positions = int | np.integer[Any] | Sequence[Any] | npt.NDArray[Any] | Tensor | slice | None
 Layers = int | np.integer[Any] | Sequence[Any] | npt.NDArray[Any] | Tensor | None
+# Texts, ids, pairs (context, word): as ``logit_lens`` and ``generate_with_lens`` say.
+Tokens = str | int | np.integer[Any] | Sequence[Any] | npt.NDArray[Any] | Tensor | None
 
 STREAMS: tuple[Stream, ...] = ("resid_post", "resid_mid", "attn_out", "mlp_out")
 _TARGET = "a text, an id or a pair (context, word)"

@@ -27,7 +27,7 @@ def load_model(
     *,
     revision: str | None = None,
     device: str | None = None,
-    device_map: Any = None,
+    device_map: str | dict[str, int | str] | None = None,
     dtype: "torch.dtype | None" = None,
     n_ctx: int | None = None,
     trust_remote_code: bool = False,
@@ -188,7 +188,11 @@ def _require_decoder(folder: Path, trust_remote_code: bool) -> None:
 
 
 def _boot_without_tokenizer(
-    folder: Path, device: str | None, device_map: Any, n_ctx: int | None, options: dict[str, Any]
+    folder: Path,
+    device: str | None,
+    device_map: str | dict[str, int | str] | None,
+    n_ctx: int | None,
+    options: dict[str, Any],
 ) -> "TransformerBridge":
     """Build the bridge around a model whose folder has no tokenizer.
 
