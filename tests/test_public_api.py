@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 import subprocess
@@ -102,3 +103,35 @@ def test_results_load_neither_torch_nor_plotly() -> None:
     loaded = _loaded_by("from mechprobe.saved import result_classes; result_classes()")
     assert not {"torch", "plotly", "transformer_lens", "transformers"} & loaded
     assert "mechprobe.heads.selection" in loaded
+
+
+def test_commands_and_the_lens_have_few_parameters() -> None:
+    import mechprobe as mp
+
+    assert len(inspect.signature(mp.logit_lens).parameters) <= 12
+    homes = [importlib.import_module(f"mechprobe.cli.{name}")
+             for name in ("bench", "heads", "lens", "models", "report", "world")]  # fmt: skip
+    commands = [
+        f
+        for home in homes
+        for name, f in vars(home).items()
+        if inspect.isfunction(f) and f.__module__ == home.__name__ and name[0] != "_"
+    ]
+    assert {"bench", "heads", "lens", "check", "demo", "metrics"} <= {f.__name__ for f in commands}
+    assert max(len(inspect.signature(f).parameters) for f in commands) <= 16
+
+
+def test_no_public_parameter_is_any() -> None:
+    import mechprobe as mp
+
+    functions = [getattr(mp, name) for name in SURFACE if callable(getattr(mp, name))]
+    functions += [f for room in (mp.tasks, mp.worlds) for n in dir(room)
+                  if inspect.isfunction(f := getattr(room, n))]  # fmt: skip
+    loose = [
+        f"{f.__module__}.{f.__qualname__}({name})"
+        for f in functions
+        for name, one in inspect.signature(f).parameters.items()
+        if one.annotation is Any
+    ]
+    assert len(functions) > 60
+    assert loose == []

@@ -168,6 +168,39 @@ def test_a_model_that_is_its_world(small: tuple[Any, Any]) -> None:
     assert float(data["distinction_recall_high"].sel(layer=-1)) < 0.9
 
 
+def test_an_interrupted_run_goes_on(
+    small: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mechprobe.worlds import world_by_layer
+    from mechprobe.worlds.metrics import exam
+
+    net, world = small
+    asked: dict[str, Any] = {"n": 30, "k": 2, "mode": "exact", "layers": [-1, 2], **QUIET}
+    whole = world_by_layer(net, world, **asked)
+    outcome, keys = exam.Exam.outcome, list[str]()
+
+    def stopped(self: Any, key: str, predictor: Any) -> Any:
+        keys.append(key)
+        if len(keys) == 4:
+            raise KeyboardInterrupt
+        return outcome(self, key, predictor)
+
+    journal = tmp_path / "layers.jsonl"
+    monkeypatch.setattr(exam.Exam, "outcome", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        world_by_layer(net, world, resume=journal, **asked)
+    assert keys == ["layer -1", "layer 2", "control of layer -1", "control of layer 2"]
+    there = journal.read_text().splitlines()
+    rest = world_by_layer(net, world, resume=journal, **asked)
+    assert rest.data.equals(whole.data)
+    # What was there was not computed again.
+    assert journal.read_text().splitlines()[: len(there)] == there
+    tasks = [line for line in journal.read_text().splitlines() if '"layer -1 ' in line]
+    assert tasks == [line for line in there if '"layer -1 ' in line]
+    with pytest.raises(ValueError, match=r"layers\.jsonl belongs to another run: n differ"):
+        world_by_layer(net, world, resume=journal, **(asked | {"n": 20}))
+
+
 def test_nothing_is_lost(result: Any) -> None:
     data = result.data
     for prefix in ("", "control_"):

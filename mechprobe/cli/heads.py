@@ -1,10 +1,13 @@
 """``mechprobe heads``."""
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from cyclopts import Parameter
+
 import mechprobe
-from mechprobe.cli.show import PACKAGED, print_table, refuse_idle, require_folders, say
+from mechprobe.cli.shared import Loading, Output
+from mechprobe.cli.show import print_table, refuse_idle, say
 
 if TYPE_CHECKING:
     from mechprobe.heads.head_scores import HeadScores
@@ -15,17 +18,65 @@ if TYPE_CHECKING:
 GENERATED = ("ontology", "select_and_copy")
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Questions:
+    """What is asked.
+
+    Attributes:
+        task: "ontology" or "select_and_copy" (generated), or a file of questions.
+        format: Of a file: pararule_plus, multi_logieval, folio, hellaswag, mcqa, prontoqa; a file
+            that mechprobe saved needs none.
+        n: Questions; a larger file is sampled. An ontology over a grid takes the next number that
+            fills its cells evenly.
+        steps: Of the ontology: rule applications, a number or a range such as 1-5.
+        distractors: Of the ontology: extra sentences, a number or a range such as 0-5.
+        options: Of select_and_copy: options of each question.
+        extra_options: Add "None of the above" and "I don't know" to multiple choice.
+        shots: Solved examples before each question, taken from the task's first ones.
+    """
+
+    task: str = "ontology"
+    format: str | None = None
+    n: int = 400
+    steps: str = "1-5"
+    distractors: str = "0-5"
+    options: int = 4
+    extra_options: bool = False
+    shots: int = 0
+
+    def task_of(self, seed: int) -> "Task":
+        """Return the questions, behind their worked examples."""
+        name = self.task
+        refuse_idle(
+            ("--format", self.format is not None, "a file as --task", name not in GENERATED),
+            ("--options", self.options != 4, "--task select_and_copy", name == GENERATED[1]),
+        )
+        task = self._asked(seed)
+        return task.with_shots(self.shots) if self.shots else task
+
+    def _asked(self, seed: int) -> "Task":
+        from mechprobe import tasks
+
+        n, extra = self.n, self.extra_options
+        if self.task == "ontology":
+            grid = _numbers("--steps", self.steps), _numbers("--distractors", self.distractors)
+            even = 2 * len(grid[0]) * len(grid[1])
+            return tasks.ontology(-(-n // even) * even, *grid, seed=seed)
+        if self.task == "select_and_copy":
+            return tasks.select_and_copy(n, self.options, seed=seed, extra_options=extra)
+        known: Any = self.format
+        task = tasks.load(self.task, known, extra_options=extra)
+        return task.sample(n, seed=seed) if n < len(task) else task
+
+
+_QUESTIONS, _MODEL, _OUTPUT = Questions(), Loading(), Output()
+
+
 def heads(
     *,
-    task: str = "ontology",
-    format: str | None = None,
-    model: str = PACKAGED,
-    n: int = 400,
-    steps: str = "1-5",
-    distractors: str = "0-5",
-    options: int = 4,
-    extra_options: bool = False,
-    shots: int = 0,
+    questions: Questions = _QUESTIONS,
+    loading: Loading = _MODEL,
     score: Literal["qk", "rotated", "cosine", "attention"] = "qk",
     query: str | None = None,
     key: str | None = None,
@@ -36,26 +87,13 @@ def heads(
     ablate: int = 0,
     traits: bool = False,
     seed: int = 0,
-    revision: str | None = None,
-    device: str | None = None,
-    json: bool = False,
-    out: Path | None = None,
-    html: Path | None = None,
+    output: Output = _OUTPUT,
 ) -> None:
     """Find the attention head that knows the answer, and say what shortcuts alone score.
 
     Args:
-        task: "ontology" or "select_and_copy" (generated), or a file of questions.
-        format: Of a file: pararule_plus, multi_logieval, folio, hellaswag, mcqa, prontoqa; a file
-            that mechprobe saved needs none.
-        model: Packaged name, folder or hub id.
-        n: Questions; a larger file is sampled. An ontology over a grid takes the next number that
-            fills its cells evenly.
-        steps: Of the ontology: rule applications, a number or a range such as 1-5.
-        distractors: Of the ontology: extra sentences, a number or a range such as 0-5.
-        options: Of select_and_copy: options of each question.
-        extra_options: Add "None of the above" and "I don't know" to multiple choice.
-        shots: Solved examples before each question, taken from the task's first ones.
+        questions: What is asked.
+        loading: The model.
         score: Raw product as in the papers, what the softmax gets, cosine, or attention weight.
         query: Read the query at each candidate ("candidate") or at the last prompt token ("last").
         key: Token that gives the key, such as before_answer or end_of_line.
@@ -66,24 +104,16 @@ def heads(
         ablate: Take the chosen heads away, with this many random controls.
         traits: Say what kind of heads were chosen.
         seed: Of the task, the split and all resampling.
-        revision: Branch, tag or commit, for hub ids.
-        device: Where to run.
-        json: Print the selection as JSON and nothing else.
-        out: Save the scores here (netCDF, .nc); selections can be made again from them.
-        html: Write a page with all figures here.
+        output: Where it goes: --json prints the selection, --out saves the scores (selections can
+            be made again from them), --html writes a page with all figures.
     """
-    refuse_idle(
-        ("--format", format is not None, "a file as --task", task not in GENERATED),
-        ("--options", options != 4, "--task select_and_copy", task == "select_and_copy"),
-    )
-    require_folders(out, html)
-    questions = _task(task, format, n, steps, distractors, options, seed, extra=extra_options)
-    questions = questions.with_shots(shots) if shots else questions
-    loaded = mechprobe.load_model(model, revision=revision, device=device)
+    output.check()
+    task = questions.task_of(seed)
+    loaded = loading.load()
     chosen: Any = {"score": score, "query": query, "key": key}
-    scores = mechprobe.qk_scores(loaded, questions, progress=not json, **chosen)
-    if out is not None:
-        scores.save(out)
+    scores = mechprobe.qk_scores(loaded, task, progress=not output.json, **chosen)
+    if output.out is not None:
+        scores.save(output.out)
     found = scores.select(calibration, method, flip=flip, centre=centre, seed=seed)
     more: list[Result] = []
     if _is_grid(scores):
@@ -91,13 +121,13 @@ def heads(
 
         more.append(difficulty_of(scores, calibration=calibration, method=method, flip=flip,
                                   centre=centre, seed=seed))  # fmt: skip
-    more += _asked(loaded, questions, found, ablate, seed, traits=traits, progress=not json)
-    if html is not None:
-        title = f"mechprobe heads: {questions.name}"
-        mechprobe.write_report([found, scores, *more], html, title=title)
-    _show(found, scores, more, json=json)
-    for path in (out, html):
-        if path is not None and not json:
+    more += _asked(loaded, task, found, ablate, seed, traits=traits, progress=not output.json)
+    if output.html is not None:
+        title = f"mechprobe heads: {task.name}"
+        mechprobe.write_report([found, scores, *more], output.html, title=title)
+    _show(found, scores, more, json=output.json)
+    for path in (output.out, output.html):
+        if path is not None and not output.json:
             say(f"written to {path}")
 
 
@@ -114,23 +144,6 @@ def _asked(
         some = questions.sample(min(len(questions), 32), seed=seed)
         more.append(mechprobe.describe_heads(model, task=some, seed=seed, progress=progress))
     return more
-
-
-def _task(
-    name: str, format: str | None, n: int, steps: str, distractors: str, options: int,
-    seed: int, *, extra: bool,
-) -> "Task":  # fmt: skip
-    from mechprobe import tasks
-
-    if name == "ontology":
-        grid = _numbers("--steps", steps), _numbers("--distractors", distractors)
-        even = 2 * len(grid[0]) * len(grid[1])
-        return tasks.ontology(-(-n // even) * even, *grid, seed=seed)
-    if name == "select_and_copy":
-        return tasks.select_and_copy(n, options, seed=seed, extra_options=extra)
-    known: Any = format
-    task = tasks.load(name, known, extra_options=extra)
-    return task.sample(n, seed=seed) if n < len(task) else task
 
 
 def _numbers(option: str, text: str) -> list[int]:

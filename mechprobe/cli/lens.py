@@ -1,21 +1,23 @@
 """``mechprobe lens``."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 import mechprobe
-from mechprobe.cli.show import PACKAGED, deliver, refuse_idle, require_folders
+from mechprobe.cli.shared import Loading, Output
+from mechprobe.cli.show import refuse_idle
 
 if TYPE_CHECKING:
     from mechprobe.lens.results import LensResult
+
+_MODEL, _OUTPUT = Loading(), Output()
 
 
 def lens(
     *,
     prompt: str,
-    model: str = PACKAGED,
+    loading: Loading = _MODEL,
     generate: int = 0,
     continuation: str | None = None,
     target: Annotated[list[str] | None, Parameter(negative=())] = None,
@@ -27,17 +29,13 @@ def lens(
     top_k: int = 10,
     temperature: float = 0.0,
     seed: int = 0,
-    revision: str | None = None,
-    device: str | None = None,
-    json: bool = False,
-    out: Path | None = None,
-    html: Path | None = None,
+    output: Output = _OUTPUT,
 ) -> None:
     """Show what a model would say after every layer.
 
     Args:
         prompt: The text to read.
-        model: Packaged name, folder or hub id.
+        loading: The model.
         generate: Generate this many tokens and read every step.
         continuation: Read this answer instead of generating one.
         target: A token to follow (one token; a leading space belongs to it); may be repeated.
@@ -49,11 +47,7 @@ def lens(
         top_k: Tokens kept per cell.
         temperature: Of the generation; 0 takes the most likely token.
         seed: Of the sampling.
-        revision: Branch, tag or commit, for hub ids.
-        device: Where to run.
-        json: Print the result as JSON and nothing else.
-        out: Save the result here (netCDF, .nc).
-        html: Write a page with the figures here.
+        output: Where it goes.
     """
     refuse_idle(
         ("--answer-start", bool(answer_start), "--chat", chat),
@@ -61,16 +55,16 @@ def lens(
         ("--generate", generate > 0, "no --continuation", continuation is None),
         ("--all-positions", all_positions, "no --generate", not generate),
     )
-    require_folders(out, html)
-    loaded = mechprobe.load_model(model, revision=revision, device=device)
+    output.check()
+    loaded = loading.load()
     if chat:
         prompt = mechprobe.chat_prompt(loaded, prompt, answer_start=answer_start)
     shared = {"stream": stream, "norm": norm, "top_k": top_k, "targets": target}
     result = _read_lens(
         loaded, prompt, generate, continuation, None if all_positions else -1,
-        temperature=temperature, seed=seed, progress=not json, **shared,
+        temperature=temperature, seed=seed, progress=not output.json, **shared,
     )  # fmt: skip
-    deliver(result, result.table(), json=json, out=out, html=html)
+    output.deliver(result, result.table(), keep="last")
 
 
 def _read_lens(

@@ -1,7 +1,8 @@
 """``mechprobe check`` and ``mechprobe models``."""
 
 import mechprobe
-from mechprobe.cli.show import PACKAGED, say
+from mechprobe.cli.shared import PACKAGED
+from mechprobe.cli.show import say
 
 
 def check(

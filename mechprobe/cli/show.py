@@ -9,8 +9,6 @@ if TYPE_CHECKING:
 
     from mechprobe.results import Result
 
-PACKAGED = "smollm2-135m-instruct"
-
 
 def require_folders(*paths: Path | None) -> None:
     """Refuse to start on what could not be written down."""

@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 import mechprobe
-from mechprobe.cli.show import PACKAGED, require_folders
-from mechprobe.cli.world_subject import Output, Subject, acceptance_named, streets_of, world_named
+from mechprobe.cli.shared import Loading, Output
+from mechprobe.cli.show import require_folders
+from mechprobe.cli.world_subject import Subject, acceptance_named, streets_of, world_named
 
 world = App(name="world", help="Does a next-token predictor hold a coherent world?")
 
-_MODEL, _OUTPUT = Subject(), Output()
+_MODEL, _CHAT, _OUTPUT = Subject(), Loading(), Output()
 
 
 @world.default
@@ -257,34 +258,32 @@ def probes(
 @world.command
 def puzzles(
     *,
-    model: str = PACKAGED,
+    loading: Loading = _CHAT,
     people: int = 3,
     puzzles: int = 60,
     trials: int = 100,
     max_new_tokens: int = 300,
     seed: int = 0,
-    device: str | None = None,
     output: Output = _OUTPUT,
 ) -> None:
     """Let a chat model solve seating puzzles, beside a judge that errs as often at random.
 
     Args:
-        model: Packaged name, folder or hub id of a chat model.
+        loading: A chat model.
         people: People, and seats.
         puzzles: Puzzles to solve.
         trials: Pairs for compression and for distinction.
         max_new_tokens: Most tokens of an answer.
         seed: Of everything drawn.
-        device: Where to run.
         output: Where it goes.
     """
     from mechprobe.worlds import Seating, chat_judge, seating_puzzles
 
     output.check()
     seats = Seating(people)
-    judge = chat_judge(mechprobe.load_model(model, device=device), max_new_tokens=max_new_tokens)
+    judge = chat_judge(loading.load(), max_new_tokens=max_new_tokens)
     output.deliver(
-        seating_puzzles(judge, seats, puzzles=puzzles, trials=trials, seed=seed, name=model)
+        seating_puzzles(judge, seats, puzzles=puzzles, trials=trials, seed=seed, name=loading.model)
     )
 
 

@@ -1,15 +1,11 @@
-"""Which model, which world, and where the result goes: what all world commands are told."""
+"""Which model and which world: what all world commands are told."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cyclopts import Parameter
 
-from mechprobe.cli.show import deliver, require_folders
-
 if TYPE_CHECKING:
-    from mechprobe.results import Result
     from mechprobe.worlds import Acceptance, Ids, LanguageModel, StreetMap, World
 
 SHIPPED = ("random_walks", "shortest_paths")
@@ -54,31 +50,6 @@ class Subject:
 
         name: Any = self.model
         return shipped_held_out(name) if name in SHIPPED else None
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Output:
-    """Where results go.
-
-    Attributes:
-        json: Print the result as JSON and nothing else.
-        out: Save the result here (netCDF, .nc).
-        html: Write the result as a page here.
-    """
-
-    json: bool = False
-    out: Path | None = None
-    html: Path | None = None
-
-    def check(self) -> None:
-        """Refuse to start on what could not be written down."""
-        require_folders(self.out, self.html)
-
-    def deliver(self, result: "Result") -> None:
-        """Show the result and write it where asked to."""
-        table: Any = result
-        deliver(result, table.summary(), json=self.json, out=self.out, html=self.html, keep="all")
 
 
 def world_named(text: str) -> "World":

@@ -1,12 +1,10 @@
 """Where does a model become coherent? The metrics of a world, read at every layer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from tqdm.auto import tqdm
 
 from mechprobe.models import Model, alone
 from mechprobe.provenance import Call
@@ -15,11 +13,12 @@ from mechprobe.worlds.automata.arrays import Ids
 from mechprobe.worlds.automata.base import World
 from mechprobe.worlds.metrics.dataset import ENDS, METRICS, Outcome, world_dataset
 from mechprobe.worlds.metrics.drawing import PrefixKind, drawn_pairs, held_out_walks, named
-from mechprobe.worlds.metrics.next_word import next_token_validity
+from mechprobe.worlds.metrics.exam import Exam
+from mechprobe.worlds.metrics.journal import Journal
 from mechprobe.worlds.metrics.pairs import Pairs
 from mechprobe.worlds.metrics.request import Request, checked
 from mechprobe.worlds.metrics.results import WorldByLayer
-from mechprobe.worlds.metrics.scores import TESTS, Scores, Test, gather, scored
+from mechprobe.worlds.metrics.scores import Scores
 from mechprobe.worlds.predictors.acceptance import Acceptance, Epsilon
 from mechprobe.worlds.predictors.network import LanguageModel
 from mechprobe.worlds.predictors.oracles import legal_only, noisy_oracle, true_automaton, uniform
@@ -45,6 +44,7 @@ def world_by_layer(
     max_tokens: int | None = None,
     batch_size: int | None = None,
     progress: bool = True,
+    resume: str | Path | None = None,
 ) -> WorldByLayer:
     r"""Put what a logit lens reads at every layer to the metrics of ``evaluate_world_model``.
 
@@ -71,7 +71,8 @@ def world_by_layer(
         sequences: What the next-token test reads; random walks if None.
         max_tokens: Words of prefix and suffix together; as ``evaluate_world_model``.
         batch_size: Pairs at once; None for as many as memory allows. Changes no draw.
-        progress: Show a bar over predictors.
+        progress: Show a bar over pairs.
+        resume: A file that finished batches are added to; as ``evaluate_world_model``.
 
     Returns:
         Metrics of every layer with 95 % intervals over states, their controls, and predictors of
@@ -81,7 +82,8 @@ def world_by_layer(
         TypeError: ``model`` is no TransformerLens model (an oracle and a function have no layers),
             or ``acceptance`` is something else.
         ValueError: A setting or a layer out of range, a model already read at a layer, a context
-            that is too short, a read-out path that is not the model's, or no pair left.
+            that is too short, a read-out path that is not the model's, no pair left, or a journal
+            of another run.
         NotImplementedError: An architecture whose layers cannot be read.
 
     Example:
@@ -101,54 +103,32 @@ def world_by_layer(
     chosen = chosen_layers(net.name, int(net.model.cfg.n_layers), layers)
     net.require_room(request.max_tokens - 1)
     at = {layer: net.at_layer(layer) for layer in chosen}
+    about_model = net.describe()
+    meant = {
+        **request.recorded(world), "layers": chosen, "prefixes": named(prefixes),
+        "sequences": named(sequences),
+    }  # fmt: skip
+    asked = {**call.told(**meant), "batch_size": None}  # which changes nothing that is kept
+    journal = Journal(resume, {**asked, "world_digest": world.digest(), "model": about_model})
     same, different = drawn_pairs(net, world, request, prefixes)
     walks = held_out_walks(world, request, sequences)
-    with tqdm(desc="layers", total=2 * len(chosen) + 3, unit="predictor", disable=not progress,
-              leave=False) as bar:  # fmt: skip
-        every = _Exam(world, request, same, different, walks, batch_size, bar).of_layers(at)
+    exam = Exam(world, request, same, different, walks, journal, batch_size, progress)
+    every = _outcomes(exam, at)
     data = _dataset(world, request, same, different, chosen, every)
-    read = [p.tolist() for x in (same, different) for p in (x.prefixes1, x.prefixes2)]
-    record = call.record(
-        net.describe(), [world.digest(), read, [walk.tolist() for walk in walks]], seed=seed,
-        **request.recorded(world), layers=chosen, prefixes=named(prefixes),
-        sequences=named(sequences),
-    )  # fmt: skip
+    record = call.record(about_model, exam.read(), seed=seed, **meant)
     return WorldByLayer(data, record)
 
 
-@dataclass(frozen=True, slots=True)
-class _Exam:
-    """The questions that every predictor is asked."""
-
-    world: World
-    request: Request
-    same: Pairs
-    different: Pairs
-    walks: Sequence[Ids]
-    batch_size: int | None
-    bar: Any = field(repr=False)
-
-    def of_layers(self, at: Mapping[int, Predictor]) -> dict[str, Outcome]:
-        """Return what layers score, then their controls, then the references, in order."""
-        layers = {f"layer {layer}": self.outcome(net) for layer, net in at.items()}
-        controls: dict[str, Outcome] = {}
-        for name, outcome in layers.items():
-            rate = min(1 - outcome.validity.value, 0.999)
-            oracle = noisy_oracle(self.world, rate, self.request.seed)
-            controls[f"control of {name}"] = self.outcome(oracle)
-        references = [make(self.world) for make in (uniform, legal_only, true_automaton)]
-        return layers | controls | {oracle.name: self.outcome(oracle) for oracle in references}
-
-    def outcome(self, predictor: Predictor) -> Outcome:
-        """Put one predictor to all tests."""
-        size = self.batch_size
-        valid = next_token_validity(predictor, self.world, self.walks, batch_size=size)
-        found: dict[Test, tuple[Scores, list[str]]] = {}
-        for tests, pairs in ((TESTS[:1], self.same), (TESTS[1:], self.different)):
-            parts = list(scored(tests, predictor, self.world, pairs, self.request.sampling, size))
-            found |= {t: gather(len(pairs), [p for u, p in parts if u == t]) for t in tests}
-        self.bar.update()
-        return Outcome(predictor.name, valid, found)
+def _outcomes(exam: Exam, at: Mapping[int, Predictor]) -> dict[str, Outcome]:
+    """Return what layers score, then their controls, then the references, in order."""
+    layers = {f"layer {layer}": exam.outcome(f"layer {layer}", net) for layer, net in at.items()}
+    rates = {name: min(1 - one.validity.value, 0.999) for name, one in layers.items()}
+    oracles = {
+        f"control of {name}": noisy_oracle(exam.world, rate, exam.request.seed)
+        for name, rate in rates.items()
+    }
+    oracles |= {o.name: o for o in (f(exam.world) for f in (uniform, legal_only, true_automaton))}
+    return layers | {name: exam.outcome(name, oracle) for name, oracle in oracles.items()}
 
 
 def _dataset(

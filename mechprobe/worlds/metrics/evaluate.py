@@ -1,24 +1,20 @@
 """Does a next-word predictor hold the world? Metrics, baselines, and how sure they are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from tqdm.auto import tqdm
-
 from mechprobe.models import alone
-from mechprobe.provenance import Call, Json
+from mechprobe.provenance import Call
 from mechprobe.worlds.automata.arrays import Ids
 from mechprobe.worlds.automata.base import World
-from mechprobe.worlds.metrics.dataset import Outcome, add_sensitivity, world_dataset
+from mechprobe.worlds.metrics.dataset import add_sensitivity, world_dataset
 from mechprobe.worlds.metrics.drawing import PrefixKind, drawn_pairs, held_out_walks, named
+from mechprobe.worlds.metrics.exam import Exam
 from mechprobe.worlds.metrics.journal import Journal
-from mechprobe.worlds.metrics.next_word import Validity, next_token_validity
-from mechprobe.worlds.metrics.pairs import Pairs
 from mechprobe.worlds.metrics.request import Request, checked, require_room
 from mechprobe.worlds.metrics.results import WorldModelResult
-from mechprobe.worlds.metrics.scores import TESTS, Scored, Scores, Test, gather, scored
+from mechprobe.worlds.metrics.scores import TESTS, Scores, Test
 from mechprobe.worlds.predictors.acceptance import Acceptance, Epsilon
 from mechprobe.worlds.predictors.oracles import legal_only, noisy_oracle, true_automaton, uniform
 from mechprobe.worlds.predictors.predictor import Predictor
@@ -132,84 +128,27 @@ def evaluate_world_model(
     journal = Journal(resume, {**asked, "world_digest": world.digest(), "model": about_model})
     same, different = drawn_pairs(predictor, world, request, prefixes)
     walks = held_out_walks(world, request, sequences)
-    run = _Run(world, request, same, different, journal, batch_size, progress)
-    outcomes = {GIVEN: run.outcome(GIVEN, predictor, walks)}
+    exam = Exam(world, request, same, different, walks, journal, batch_size, progress)
+    outcomes = {GIVEN: exam.outcome(GIVEN, predictor)}
     if baselines:
         rate = 1 - outcomes[GIVEN].validity.value
         for oracle in (
             uniform(world), legal_only(world), true_automaton(world),
             noisy_oracle(world, min(rate, 0.999), seed),
         ):  # fmt: skip
-            outcomes[oracle.name] = run.outcome(oracle.name, oracle, walks)
+            outcomes[oracle.name] = exam.outcome(oracle.name, oracle)
     data = world_dataset(world, request, same, different, outcomes)
     if sensitivity:
-        data = add_sensitivity(data, _curves(run, predictor))
-    record = call.record(about_model, _read(world, same, different, walks), seed=seed, **meant)
+        data = add_sensitivity(data, _curves(exam, predictor))
+    record = call.record(about_model, exam.read(), seed=seed, **meant)
     return WorldModelResult(data, record)
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Everything that the tests of one call share."""
-
-    world: World
-    request: Request
-    same: Pairs
-    different: Pairs
-    journal: Journal
-    batch_size: int | None
-    progress: bool
-
-    def outcome(self, key: str, predictor: Predictor, walks: Sequence[Ids]) -> Outcome:
-        """Put one model to all tests."""
-        size = self.batch_size
-        validity: Validity = next_token_validity(predictor, self.world, walks, batch_size=size)
-        found = self.scores(key, TESTS, predictor, self.request)
-        return Outcome(predictor.name, validity, found)
-
-    def scores(
-        self,
-        key: str,
-        tests: tuple[Test, ...],
-        predictor: Predictor,
-        request: Request,
-        n: int | None = None,
-    ) -> dict[Test, tuple[Scores, list[str]]]:
-        """Return the scores of the first n pairs, from the journal where it has them."""
-        out: dict[Test, tuple[Scores, list[str]]] = {}
-        for title, some, every in (
-            ("compression", TESTS[:1], self.same),
-            ("distinction", TESTS[1:], self.different),
-        ):
-            asked = tuple(test for test in tests if test in some)
-            pairs = every if n is None else every.first(n)
-            task = f"{key} {request.acceptance.label} {request.suffixes} {request.k}"
-            parts = {test: list(self.journal.done(f"{task} {test}")) for test in asked}
-            done = {test: _indices(found) for test, found in parts.items()}
-            todo = scored(
-                asked, predictor, self.world, pairs, request.sampling, self.batch_size, done
-            )
-            with tqdm(
-                desc=f"{predictor.name}: {title}", total=len(pairs) * len(asked),
-                initial=sum(map(len, done.values())), disable=not self.progress, leave=False,
-            ) as bar:  # fmt: skip
-                for test, part in todo:
-                    self.journal.add(f"{task} {test}", part)
-                    parts[test].append(part)
-                    bar.update(len(part.index))
-            out |= {test: gather(len(pairs), found) for test, found in parts.items()}
-        return out
-
-
-def _indices(parts: list[Scored]) -> Ids:
-    return np.concatenate([np.zeros(0, dtype=np.int64), *[part.index for part in parts]])
-
-
 def _curves(
-    run: _Run, predictor: Predictor
+    exam: Exam, predictor: Predictor
 ) -> dict[tuple[str, float], dict[str, tuple[Scores, Ids]]]:
     """Return scores and clusters over epsilon, M and k, each on the same first pairs."""
-    request = run.request
+    request = exam.request
     settings: list[tuple[str, float, Request]] = []
     if isinstance(request.acceptance, Epsilon):
         settings += [("epsilon", e, replace(request, acceptance=Epsilon(e))) for e in EPSILONS]
@@ -223,16 +162,10 @@ def _curves(
     }
     out: dict[tuple[str, float], dict[str, tuple[Scores, Ids]]] = {}
     for knob, value, changed in settings:
-        curve = run.scores("curve", affected[knob], predictor, changed, SENSITIVITY_PAIRS)
+        curve = exam.scores("curve", affected[knob], predictor, changed, SENSITIVITY_PAIRS)
         found: dict[str, tuple[Scores, Ids]] = {}
         for test, (values, _) in curve.items():
-            pairs = run.same if test == "compression_precision" else run.different
+            pairs = exam.same if test == "compression_precision" else exam.different
             found[test] = values, pairs.clusters(request.published)[: len(values)]
         out[knob, float(value)] = found
     return out
-
-
-def _read(world: World, same: Pairs, different: Pairs, walks: Sequence[Ids]) -> Json:
-    """Return everything that the model was asked about."""
-    prefixes = [p.tolist() for x in (same, different) for p in (x.prefixes1, x.prefixes2)]
-    return [world.digest(), prefixes, [walk.tolist() for walk in walks]]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mechprobe.models import Cursor, alone, chat_prompt, describe, opened, token_ids
+from mechprobe.models import Cursor, Model, alone, chat_prompt, describe, opened, token_ids
 from mechprobe.provenance import Call, Json
 from mechprobe.worlds.automata.arrays import Ids
 from mechprobe.worlds.automata.seating import PEOPLE, Seating
@@ -151,7 +151,7 @@ class ChatJudge:
         return text
 
 
-def chat_judge(model: Any, *, max_new_tokens: int = 300) -> ChatJudge:
+def chat_judge(model: Model, *, max_new_tokens: int = 300) -> ChatJudge:
     """Return a TransformerLens chat model as a judge: its likeliest words, in its own template.
 
     Args:

@@ -1,0 +1,93 @@
+"""All tests of one call: the questions that every predictor is asked, and what it scores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from mechprobe.provenance import Json
+from mechprobe.worlds.automata.arrays import Ids
+from mechprobe.worlds.automata.base import World
+from mechprobe.worlds.metrics.dataset import Outcome
+from mechprobe.worlds.metrics.journal import Journal
+from mechprobe.worlds.metrics.next_word import next_token_validity
+from mechprobe.worlds.metrics.pairs import Pairs
+from mechprobe.worlds.metrics.request import Request
+from mechprobe.worlds.metrics.scores import TESTS, Scored, Scores, Test, gather, scored
+from mechprobe.worlds.predictors.predictor import Predictor
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """What every predictor of one call is asked.
+
+    Attributes:
+        world: What it should hold.
+        request: Settings.
+        same: Pairs of prefixes of one state.
+        different: Pairs of two.
+        walks: What the next-token test reads.
+        journal: Where finished batches are kept.
+        batch_size: Pairs at once.
+        progress: Whether bars are shown.
+    """
+
+    world: World
+    request: Request
+    same: Pairs
+    different: Pairs
+    walks: Sequence[Ids]
+    journal: Journal
+    batch_size: int | None
+    progress: bool
+
+    def read(self) -> Json:
+        """Return everything that predictors are asked about."""
+        prefixes = [
+            p.tolist() for x in (self.same, self.different) for p in (x.prefixes1, x.prefixes2)
+        ]
+        return [self.world.digest(), prefixes, [walk.tolist() for walk in self.walks]]
+
+    def outcome(self, key: str, predictor: Predictor) -> Outcome:
+        """Put one predictor to all tests."""
+        size = self.batch_size
+        validity = next_token_validity(predictor, self.world, self.walks, batch_size=size)
+        return Outcome(predictor.name, validity, self.scores(key, TESTS, predictor, self.request))
+
+    def scores(
+        self,
+        key: str,
+        tests: tuple[Test, ...],
+        predictor: Predictor,
+        request: Request,
+        n: int | None = None,
+    ) -> dict[Test, tuple[Scores, list[str]]]:
+        """Return the scores of the first n pairs, from the journal where it has them."""
+        out: dict[Test, tuple[Scores, list[str]]] = {}
+        for title, some, every in (
+            ("compression", TESTS[:1], self.same),
+            ("distinction", TESTS[1:], self.different),
+        ):
+            asked = tuple(test for test in tests if test in some)
+            pairs = every if n is None else every.first(n)
+            task = f"{key} {request.acceptance.label} {request.suffixes} {request.k}"
+            parts = {test: list(self.journal.done(f"{task} {test}")) for test in asked}
+            done = {test: _indices(found) for test, found in parts.items()}
+            todo = scored(
+                asked, predictor, self.world, pairs, request.sampling, self.batch_size, done
+            )
+            with tqdm(
+                desc=f"{predictor.name}: {title}", total=len(pairs) * len(asked),
+                initial=sum(map(len, done.values())), disable=not self.progress, leave=False,
+            ) as bar:  # fmt: skip
+                for test, part in todo:
+                    self.journal.add(f"{task} {test}", part)
+                    parts[test].append(part)
+                    bar.update(len(part.index))
+            out |= {test: gather(len(pairs), found) for test, found in parts.items()}
+        return out
+
+
+def _indices(parts: list[Scored]) -> Ids:
+    return np.concatenate([np.zeros(0, dtype=np.int64), *[part.index for part in parts]])
