@@ -149,6 +149,7 @@ def test_answers_that_cannot_be_read() -> None:
     assert kept.tolist() == [10, 10]
 
 
+@pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize("what", ["puzzles", "trials", "suffixes"])
 def test_numbers_below_one(what: str) -> None:
     from mechprobe.worlds.puzzles.puzzles import chat_judge, seating_puzzles
@@ -156,7 +157,7 @@ def test_numbers_below_one(what: str) -> None:
     with pytest.raises(ValueError, match=rf"{what} must be at least 1; got 0"):
         seating_puzzles(solve, **cast("Any", {what: 0}))
     with pytest.raises(ValueError, match=r"max_new_tokens must be at least 1"):
-        chat_judge(object(), max_new_tokens=0)
+        chat_judge(cast("Any", None), max_new_tokens=0)
 
 
 def test_saved_and_drawn(tmp_path: Path) -> None:
