@@ -38,28 +38,43 @@ def hooked(folder: Path, name: str, *, fold: bool) -> Any:
     shared = {"d_vocab": c.vocab_size, "n_ctx": c.max_position_embeddings, "device": "cpu"}
     if name == "llama":
         cfg = HookedTransformerConfig(
-            d_model=c.hidden_size, d_head=c.head_dim, n_heads=c.num_attention_heads,
-            n_key_value_heads=c.num_key_value_heads, n_layers=c.num_hidden_layers,
-            d_mlp=c.intermediate_size, act_fn="silu", gated_mlp=True, eps=c.rms_norm_eps,
-            normalization_type="RMS", positional_embedding_type="rotary",
-            rotary_dim=c.head_dim, rotary_base=int(c.rope_parameters["rope_theta"]),
-            rotary_adjacent_pairs=False, final_rms=True, **shared,
-        )  # fmt: skip
+            d_model=c.hidden_size,
+            d_head=c.head_dim,
+            n_heads=c.num_attention_heads,
+            n_key_value_heads=c.num_key_value_heads,
+            n_layers=c.num_hidden_layers,
+            d_mlp=c.intermediate_size,
+            act_fn="silu",
+            gated_mlp=True,
+            eps=c.rms_norm_eps,
+            normalization_type="RMS",
+            positional_embedding_type="rotary",
+            rotary_dim=c.head_dim,
+            rotary_base=int(c.rope_parameters["rope_theta"]),
+            rotary_adjacent_pairs=False,
+            final_rms=True,
+            **shared,
+        )
         state = convert.convert_llama_weights(hf, cfg)
     else:
         cfg = HookedTransformerConfig(
-            d_model=c.n_embd, d_head=c.n_embd // c.n_head, n_heads=c.n_head, n_layers=c.n_layer,
-            d_mlp=4 * c.n_embd, act_fn="gelu_new", eps=c.layer_norm_epsilon,
-            normalization_type="LN", **shared,
-        )  # fmt: skip
+            d_model=c.n_embd,
+            d_head=c.n_embd // c.n_head,
+            n_heads=c.n_head,
+            n_layers=c.n_layer,
+            d_mlp=4 * c.n_embd,
+            act_fn="gelu_new",
+            eps=c.layer_norm_epsilon,
+            normalization_type="LN",
+            **shared,
+        )
         state = convert.convert_gpt2_weights(hf, cfg)
     has_tokenizer = (folder / "tokenizer.json").exists()
     tokenizer = AutoTokenizer.from_pretrained(folder) if has_tokenizer else None
     model = HookedTransformer(cfg, tokenizer=tokenizer)
     model.load_and_process_state_dict(
-        state, fold_ln=fold, center_writing_weights=False, center_unembed=False,
-        fold_value_biases=False,
-    )  # fmt: skip
+        state, fold_ln=fold, center_writing_weights=False, center_unembed=False, fold_value_biases=False
+    )
     return model.eval()
 
 
@@ -134,9 +149,7 @@ def compare(folder: Path) -> None:
 def _difference(a: Any, b: Any, a_name: str, b_name: str) -> float:
     if "score" in a:
         own = np.nanmax(np.abs(a["model_log_prob"].values - b["model_log_prob"].values))
-        scores = (
-            np.abs(a["score"].values - b["score"].values).max() / np.abs(a["score"].values).max()
-        )
+        scores = np.abs(a["score"].values - b["score"].values).max() / np.abs(a["score"].values).max()
         return float(max(own, scores))
     valid = a["valid"].values
     if not np.array_equal(a["model_token"].values[..., 0], b["model_token"].values[..., 0]):

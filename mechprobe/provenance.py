@@ -23,10 +23,9 @@ Json = None | bool | int | float | str | list[Any] | dict[str, Any]
 
 # Characters; longer arrays are recorded by their digest.
 _LONGEST_ARGUMENT = 1000
-UNRECORDED = frozenset({
-    "self", "model", "prompts", "prompt", "scores", "walks", "judge", "call", "progress", "resume",
-    "folder",
-})  # fmt: skip
+UNRECORDED = frozenset(
+    {"self", "model", "prompts", "prompt", "scores", "walks", "judge", "call", "progress", "resume", "folder"}
+)
 """Arguments that change no number, or that the record tells apart (the model, what was read)."""
 
 _PACKAGES = ("mechprobe", "torch", "transformer-lens", "transformers", "numpy", "xarray")

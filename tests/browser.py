@@ -68,8 +68,7 @@ def opened(path: Path, scheme: Scheme = "light") -> Iterator[Opened]:
         page.goto(path.resolve().as_uri())
         # Figures are drawn by promises; each has its drawing area when it is done.
         page.wait_for_function(
-            "() => [...document.querySelectorAll('.figure')]"
-            ".every((box) => box.querySelector('.main-svg'))"
+            "() => [...document.querySelectorAll('.figure')].every((box) => box.querySelector('.main-svg'))"
         )
         page.wait_for_timeout(300)
         yield seen

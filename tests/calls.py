@@ -180,9 +180,7 @@ def _measure() -> dict[str, Any]:
 def _evaluate(model: Any) -> Any:
     import mechprobe as mp
 
-    return mp.evaluate_world_model(
-        net(model), brackets(), suffixes=2, baselines=False, **_measure()
-    )
+    return mp.evaluate_world_model(net(model), brackets(), suffixes=2, baselines=False, **_measure())
 
 
 def _by_layer(model: Any) -> Any:

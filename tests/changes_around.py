@@ -258,25 +258,14 @@ HOOKS = (
     Change("torch_pre_hook", _pre_hook),
     Change("torch_hook_on_root", _root_hook, refusal=READ_OUT),
     Change("torch_pre_hook_on_root", _root_pre_hook, refusal=READ_OUT),
-    Change(
-        "torch_hook_on_last_norm", hooked(lambda p: inner(p.norm)), moves=None, refusal=READ_OUT
-    ),
+    Change("torch_hook_on_last_norm", hooked(lambda p: inner(p.norm)), moves=None, refusal=READ_OUT),
     Change("torch_wide_hook", _torch_wide_hook, everywhere=True, kinds=UNPACKED),
     Change("hook_closure", _hook_closure, _hook_closure_setup, told=False, kinds=UNPACKED),
     Change("torch_hook_removed", _hook_removed, _hook_setup, kinds=UNPACKED),
     Change("lens_hook_on_stream", lens_hook("blocks.1.hook_resid_post")),
     Change("lens_hook_on_mlp", lens_hook("blocks.1.hook_mlp_out")),
-    Change(
-        "lens_hook_permanent",
-        lens_hook("blocks.0.hook_resid_post", is_permanent=True),
-        kinds=UNPACKED,
-    ),
-    Change(
-        "lens_hook_removed",
-        _lens_hook_removed,
-        lens_hook("blocks.1.hook_resid_post"),
-        kinds=UNPACKED,
-    ),
+    Change("lens_hook_permanent", lens_hook("blocks.0.hook_resid_post", is_permanent=True), kinds=UNPACKED),
+    Change("lens_hook_removed", _lens_hook_removed, lens_hook("blocks.1.hook_resid_post"), kinds=UNPACKED),
     Change("lens_hooks_context", _hooks_context),
 )
 

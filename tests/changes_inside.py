@@ -64,9 +64,7 @@ def _fill(scaled: Any) -> Undo:
     return lambda: scaled.factor.data.fill_(0.5)
 
 
-def _kept(
-    name: str, factor: Any, write: Callable[[Any], Undo], read: Callable[[Any], Any] = float
-) -> Change:
+def _kept(name: str, factor: Any, write: Callable[[Any], Undo], read: Callable[[Any], Any] = float) -> Change:
     """Return a change of what an MLP is multiplied by; ``factor`` makes it anew each time."""
     setup = kept_scaled(lambda: deepcopy(factor), read)
     return Change(name, rescale(write), setup, kinds=UNPACKED)

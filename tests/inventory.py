@@ -40,8 +40,7 @@ def of_model(model: Any) -> Inventory:
     points = {id(p): n for n, p in model.hook_dict.items()}
     found["hook points"] = sorted(points.values())
     found["hooks of points"] = [
-        (n, [id(h) for h in p.fwd_hooks], [id(h) for h in p.bwd_hooks])
-        for n, p in model.hook_dict.items()
+        (n, [id(h) for h in p.fwd_hooks], [id(h) for h in p.bwd_hooks]) for n, p in model.hook_dict.items()
     ]
     return found
 

@@ -75,12 +75,7 @@ def scores(x: Floats, W_U: Floats, metric: str) -> list[float]:
 
 
 def readout(
-    rows: Floats,
-    W_U: Floats,
-    b_U: Floats | None,
-    k: int,
-    targets: Ints,
-    transform: Scalar | None = None,
+    rows: Floats, W_U: Floats, b_U: Floats | None, k: int, targets: Ints, transform: Scalar | None = None
 ) -> dict[str, npt.NDArray[Any]]:
     """Every field of ``mechprobe.kernels.Readout``, one row of one entry at a time."""
     cells = [

@@ -90,9 +90,7 @@ def test_a_wrong_reading_is_refused(
         assert path.session.model is again
 
 
-def test_the_proof_is_repeated_when_weights_change(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_proof_is_repeated_when_weights_change(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from mechprobe.models import attention, attention_path, looking_at
 
     proofs: list[int] = []
@@ -115,9 +113,7 @@ def test_the_proof_is_repeated_when_weights_change(
     assert len(proofs) == 2
 
 
-def test_models_without_queries_are_refused(
-    task_model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_without_queries_are_refused(task_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from mechprobe.models import attention_path, looking_at
 
     hooks = {n: h for n, h in task_model.hook_dict.items() if not n.endswith("attn.hook_q")}

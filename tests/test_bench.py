@@ -322,9 +322,7 @@ def test_scores_that_differ_are_told() -> None:
 def test_world_metrics_are_timed_and_compared() -> None:
     from mechprobe.bench import KINDS, run_bench
 
-    report = run_bench(
-        "world", workloads=["compression:6x3", "distinction:6x3"], repeats=1, progress=False
-    )
+    report = run_bench("world", workloads=["compression:6x3", "distinction:6x3"], repeats=1, progress=False)
     assert [row.contender for row in report.rows] == 2 * list(KINDS["world"].contenders)
     assert all(row.repeats == 3 and row.seconds > 0 for row in report.rows)
     assert [line.quantity for line in report.comparisons] == [
@@ -342,10 +340,7 @@ def test_world_scores_that_differ_are_told() -> None:
 
     rng = np.random.default_rng(0)
     ours = {"distinction_precision": rng.random(200), "distinction_recall": rng.random(200)}
-    same = {
-        "distinction_precision": rng.random(200),
-        "distinction_recall": ours["distinction_recall"],
-    }
+    same = {"distinction_precision": rng.random(200), "distinction_recall": ours["distinction_recall"]}
     assert all(passed for _, passed, _ in world_scores(ours, same, _no_logits))
     other = {k: v * 0.7 for k, v in ours.items()}
     assert not any(passed for _, passed, _ in world_scores(ours, other, _no_logits))

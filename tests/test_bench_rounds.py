@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 
 
-def test_a_peer_that_dies_costs_its_own_row_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_peer_that_dies_costs_its_own_row_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mechprobe.bench import rounds, run_bench
 
     run = rounds.Entry.run
@@ -24,9 +22,7 @@ def test_a_peer_that_dies_costs_its_own_row_only(
 
     folder = save_tiny(tmp_path / "m")
     chosen = ["mechprobe", "hf_loop", "forward"]
-    report = run_bench(
-        "lens", str(folder), workloads=["2x8"], contenders=chosen, repeats=1, progress=False
-    )
+    report = run_bench("lens", str(folder), workloads=["2x8"], contenders=chosen, repeats=1, progress=False)
     rows = {row.contender: row for row in report.rows}
     assert rows["hf_loop"].repeats == 0
     assert "failed: contender hf_loop failed: its process ended" in rows["hf_loop"].outputs

@@ -125,10 +125,7 @@ def test_heads_reads_files_and_prints_json(
         (["lens", "--prompt", "the", "--nonsense"], "nonsense"),
         (["lens", "--prompt", "the", "--model", "nowhere"], "there is no folder 'nowhere'"),
         (["cite", "none.nc"], "there is no file none.nc"),
-        (
-            ["lens", "--prompt", "the", "--out", "no/r.nc"],
-            "there is no folder no to write",
-        ),
+        (["lens", "--prompt", "the", "--out", "no/r.nc"], "there is no folder no to write"),
         (["lens", "--prompt", "the", "--answer-start", "Yes"], "--answer-start has no effect here"),
         (["lens", "--prompt", "the", "--temperature", "1"], "it goes with --generate"),
         (["frobnicate"], "frobnicate"),
@@ -151,9 +148,7 @@ def test_bad_input_is_exit_code_2(folder: str, capsys: pytest.CaptureFixture[str
     assert "prompt 0 is empty" in capsys.readouterr().err
 
 
-def test_a_failure_is_exit_code_1(
-    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failure_is_exit_code_1(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # What was computed is printed all the same: a folder stands where the file should.
     assert _run("lens", "--model", folder, "--prompt", "the", "--out", str(tmp_path)) == 1
     printed = capsys.readouterr()

@@ -21,9 +21,7 @@ def edges(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_metrics_of_a_model_of_the_package(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_metrics_of_a_model_of_the_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import mechprobe as mp
 
     out, html = tmp_path / "w.nc", tmp_path / "w.html"
@@ -73,9 +71,7 @@ def test_what_lies_around(
     assert record["schema"].startswith(f"mechprobe/{kind}/")
 
 
-def test_a_map_of_walks_from_a_file(
-    edges: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_map_of_walks_from_a_file(edges: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     walks = tmp_path / "walks.txt"
     walks.write_text("a c E E end\nb a N end\nc b W end\n")
     assert _run("map", "--world", edges, "--walks", str(walks), "--json") == 0

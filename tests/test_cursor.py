@@ -94,9 +94,7 @@ def test_every_row_as_if_alone(exact: Callable[[str], Any], name: str, *, many: 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize(("name", "many"), [way for way in WAYS if way[0] != "bloom"])
-def test_padding_is_not_read(
-    exact: Callable[[str], Any], name: str, side: str, *, many: bool
-) -> None:
+def test_padding_is_not_read(exact: Callable[[str], Any], name: str, side: str, *, many: bool) -> None:
     from mechprobe.models import Cursor, looking_at
 
     lengths, width = [5, 2, 7], 7
@@ -120,9 +118,7 @@ def test_padding_is_not_read(
             rows = np.roll(rows, 1)
 
 
-def test_padding_that_moves_tokens_of_a_model_that_takes_no_positions(
-    exact: Callable[[str], Any],
-) -> None:
+def test_padding_that_moves_tokens_of_a_model_that_takes_no_positions(exact: Callable[[str], Any]) -> None:
     from mechprobe.models import Cursor, looking_at
 
     ids, mask = ids_of(2, 4), torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]])

@@ -19,9 +19,7 @@ def _generate(model: Any, prompt: Any = None, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_tokens_are_hugging_faces_and_rows_those_of_one_pass(
-    tiny: Callable[..., Any], name: str
-) -> None:
+def test_tokens_are_hugging_faces_and_rows_those_of_one_pass(tiny: Callable[..., Any], name: str) -> None:
     model = tiny(name)
     said = _generate(model, max_new_tokens=5, targets=[4])
     tokens = said.data["next_token"].values[0].tolist()
@@ -37,9 +35,7 @@ def test_tokens_are_hugging_faces_and_rows_those_of_one_pass(
         np.testing.assert_allclose(forced.data[variable], said.data[variable], atol=2e-4)
 
 
-def test_no_earlier_position_is_computed_again(
-    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_earlier_position_is_computed_again(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from mechprobe.kernels import readout
     from mechprobe.models import cursor
 
@@ -67,9 +63,7 @@ def test_no_earlier_position_is_computed_again(
 
 def test_sampling_is_seeded_and_temperature_matters(tiny_model: Any) -> None:
     def tokens(**options: Any) -> list[int]:
-        return (
-            _generate(tiny_model, max_new_tokens=8, **options).data["next_token"].values[0].tolist()
-        )
+        return _generate(tiny_model, max_new_tokens=8, **options).data["next_token"].values[0].tolist()
 
     assert tokens(temperature=2.0, seed=1) == tokens(temperature=2.0, seed=1)
     assert tokens(temperature=2.0, seed=1) != tokens(temperature=2.0, seed=2)
@@ -168,13 +162,7 @@ def test_recurrent_models_are_refused_by_name(tmp_path: Any) -> None:
 
 def test_ids_in_any_container(tiny_text_model: Any) -> None:
     said = _generate(tiny_text_model, max_new_tokens=4).data["next_token"].values[0]
-    for ids in (
-        said.tolist(),
-        tuple(said),
-        said,
-        torch.from_numpy(said),
-        torch.from_numpy(said)[:1],
-    ):
+    for ids in (said.tolist(), tuple(said), said, torch.from_numpy(said), torch.from_numpy(said)[:1]):
         forced = _generate(tiny_text_model, continuation=ids).data["next_token"].values[0]
         np.testing.assert_array_equal(forced, said[: len(ids)])
     end = said.tolist().index(said[1]) + 1

@@ -100,10 +100,7 @@ def test_a_selection_draws_its_calibration_map(results: dict[str, Any]) -> None:
 def test_many_heads_get_few_labels() -> None:
     from mechprobe.plots.heads import thinned
 
-    assert thinned(list(range(80)), 24) == (
-        list(range(0, 80, 4)),
-        [str(i) for i in range(0, 80, 4)],
-    )
+    assert thinned(list(range(80)), 24) == (list(range(0, 80, 4)), [str(i) for i in range(0, 80, 4)])
     assert thinned([5, 7], 24) == ([0, 1], ["5", "7"])
 
 
@@ -216,9 +213,7 @@ def test_traits_are_small_multiples(results: dict[str, Any]) -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_figure_opens_without_an_error(
-    results: dict[str, Any], scheme: Scheme, tmp_path: Path
-) -> None:
+def test_every_figure_opens_without_an_error(results: dict[str, Any], scheme: Scheme, tmp_path: Path) -> None:
     from mechprobe.results.html import Section, write_page
 
     figures = [r.plot() for r in results.values()]

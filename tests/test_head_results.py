@@ -44,10 +44,7 @@ def scores_data(
             "group": ("example", group),
             "steps": ("example", np.tile(np.repeat([1, 2, 3], 2), n)[:n]),
             "distractors": ("example", np.tile(np.repeat([0, 2], 6), n)[:n]),
-            "candidate_text": (
-                ("example", "candidate"),
-                np.array([names] * n, dtype=object),
-            ),
+            "candidate_text": (("example", "candidate"), np.array([names] * n, dtype=object)),
             "model_log_prob": (("example", "candidate", "spelling"), log_prob),
             "shortcut_accuracy": ("shortcut", [0.5, 0.75]),
             "shortcut_low": ("shortcut", [0.44, 0.69]),

@@ -170,8 +170,7 @@ def test_traits_of_which_none_was_measured() -> None:
     from mechprobe.heads.results import HeadTraits
 
     empty = xr.Dataset(
-        {"induction": (("layer", "head"), np.full((2, 2), np.nan))},
-        coords={"layer": [0, 1], "head": [0, 1]},
+        {"induction": (("layer", "head"), np.full((2, 2), np.nan))}, coords={"layer": [0, 1], "head": [0, 1]}
     )
     with pytest.raises(ValueError, match="no trait of these heads was measured"):
         HeadTraits(empty, record()).plot()

@@ -30,9 +30,7 @@ def by_hand(model: Any, task: Any, spelling: str, edit: Callable[[int], Any]) ->
     out = []
     for i, example in enumerate(task):
         ids = model.to_tokens(example.prompt)
-        answers = [
-            model.to_tokens(example.prompt + spelling + c)[0, -1].item() for c in example.candidates
-        ]
+        answers = [model.to_tokens(example.prompt + spelling + c)[0, -1].item() for c in example.candidates]
         logits = model.run_with_hooks(ids, fwd_hooks=edit(i))[0, -1].detach().double()[answers]
         others = [float(z) for c, z in enumerate(logits) if c != example.answer]
         out.append(float(logits[example.answer]) - max(others))
@@ -82,13 +80,9 @@ def test_zero_equals_hooks_made_by_hand(tiny: Callable[..., Any], name: str) -> 
     model, task = tiny(name, tasks=True), logic()
     spelling = spelled(model, task)
     intact = by_hand(model, task, spelling, lambda _: [])
-    ablated = by_hand(
-        model, task, spelling, lambda _: replace_heads(HEADS, lambda *_: torch.zeros(()))
-    )
+    ablated = by_hand(model, task, spelling, lambda _: replace_heads(HEADS, lambda *_: torch.zeros(())))
     for batch_size in (None, 1):
-        assert_margins(
-            ablate(model, task, how="zero", controls=0, batch_size=batch_size), intact, ablated
-        )
+        assert_margins(ablate(model, task, how="zero", controls=0, batch_size=batch_size), intact, ablated)
 
 
 def test_zero_equals_output_weights_of_zero(tmp_path: Any) -> None:
@@ -115,9 +109,7 @@ def test_mean_is_the_mean_over_all_tokens(task_model: Any) -> None:
         (x, h): torch.cat([c[f"blocks.{x}.attn.hook_z"][0, :, h] for c in z]).double().mean(0)
         for x, h in HEADS
     }
-    ablated = by_hand(
-        task_model, task, spelling, lambda _: replace_heads(HEADS, lambda x, h, _: mean[x, h])
-    )
+    ablated = by_hand(task_model, task, spelling, lambda _: replace_heads(HEADS, lambda x, h, _: mean[x, h]))
     intact = by_hand(task_model, task, spelling, lambda _: [])
     for batch_size in (None, 2):
         found = ablate(task_model, task, how="mean", controls=0, batch_size=batch_size)
@@ -148,9 +140,7 @@ def test_resample_is_another_example_aligned_from_the_end(task_model: Any, seed:
 
     intact = by_hand(task_model, task, spelling, lambda _: [])
     for batch_size in (None, 1):
-        found = ablate(
-            task_model, task, how="resample", controls=0, seed=seed, batch_size=batch_size
-        )
+        found = ablate(task_model, task, how="resample", controls=0, seed=seed, batch_size=batch_size)
         assert_margins(found, intact, by_hand(task_model, task, spelling, taken))
 
 
@@ -210,9 +200,7 @@ def test_steering_adds_to_attention_scores(
         edited = model.run_with_hooks(ids, fwd_hooks=[("blocks.1.attn.hook_pattern", change)])
         theirs = edited[0, -1].detach().double().log_softmax(-1)
         for c in range(len(example.candidates)):
-            assert ours[i, c] == pytest.approx(
-                float(theirs[found[i].answers[c]["space"]]), abs=5e-5
-            )
+            assert ours[i, c] == pytest.approx(float(theirs[found[i].answers[c]["space"]]), abs=5e-5)
     plain = steered_log_probs(model, task, heads, 0.0, key)[2]
     assert np.nanmax(np.abs(plain - ours)) > 1e-3
 

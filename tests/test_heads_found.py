@@ -25,9 +25,7 @@ def naming(n: int) -> Any:
     for i in range(n):
         words = " ".join(rng.choice(["one", "two", "the", "dog", "cat", "fox", "mat"], 4))
         letter = LETTERS[i % len(LETTERS)]
-        examples.append(
-            logic_example(f"the cat {words}", f"{words} {letter}", LETTERS, letter, group=str(i))
-        )
+        examples.append(logic_example(f"the cat {words}", f"{words} {letter}", LETTERS, letter, group=str(i)))
     return Task("name the letter", tuple(examples))
 
 

@@ -50,9 +50,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 # Rotary, learned positions, ALiBi, grouped key heads, QK-norm.
 @pytest.mark.parametrize("query", TASKS)
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "qwen3", "bloom", "phi3"])
-def test_scores_stay_the_same(
-    tiny: Callable[..., Any], shared: list[int], name: str, query: str
-) -> None:
+def test_scores_stay_the_same(tiny: Callable[..., Any], shared: list[int], name: str, query: str) -> None:
     from mechprobe.heads import lead
 
     model, task = tiny(name, tasks=True), TASKS[query]()
@@ -70,9 +68,7 @@ def test_scores_stay_the_same(
     assert max(shared[1::2]) == 0
 
 
-def test_the_lead_is_run_once(
-    task_model: Any, shared: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_lead_is_run_once(task_model: Any, shared: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     from mechprobe.models import cursor
 
     shapes: list[tuple[int, int]] = []

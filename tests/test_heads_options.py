@@ -89,9 +89,7 @@ def pride(task: Any, read: Reader, chosen: list[int]) -> tuple[list[int], list[f
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_pride_equals_its_algorithm(
-    task_model: Any, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
+def test_pride_equals_its_algorithm(task_model: Any, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     task, read = questions(40), noisy([2.0, 0.0, -1.0, 0.5])
     found = robustness(monkeypatch, task_model, task, read, seed=seed, prior_share=0.2)
     chosen = sorted(np.random.default_rng(seed).permutation(40)[:8].tolist())

@@ -30,9 +30,7 @@ def tasks() -> tuple[Any, Any]:
     from mechprobe.tasks import Task
     from mechprobe.tasks.layout import choice_example, logic_example
 
-    logical = tuple(
-        logic_example(f"Every {w}.", f"{w}.", ("true", "false"), "true") for w in STATEMENTS
-    )
+    logical = tuple(logic_example(f"Every {w}.", f"{w}.", ("true", "false"), "true") for w in STATEMENTS)
     chosen = tuple(choice_example(f"Which {w}?", [f"{w}.", "dog", w], 0) for w in STATEMENTS)
     return Task("logic", logical), Task("choice", chosen)
 
@@ -49,16 +47,12 @@ def by_offsets(model: Any, prompt: str, ids: list[int], char: int) -> int:
 def check_places(model: Any) -> None:
     """Compare every key of every example with the tokenizer's offsets."""
     logical, chosen = tasks()
-    for found, example in zip(
-        places_of(model, logical, "candidate", "before_answer"), logical, strict=True
-    ):
+    for found, example in zip(places_of(model, logical, "candidate", "before_answer"), logical, strict=True):
         at = by_offsets(model, example.prompt, found.ids, example.prompt.rindex("Answer:"))
         assert found.keys == [[at - 1]]
         whole = model.to_tokens(example.prompt + " true")[0].tolist()
         assert whole == [*found.ids, found.answers[0]["space"]]
-    for found, example in zip(
-        places_of(model, logical, "candidate", "statement_end"), logical, strict=True
-    ):
+    for found, example in zip(places_of(model, logical, "candidate", "statement_end"), logical, strict=True):
         at = by_offsets(model, example.prompt, found.ids, example.statement.end - 1)
         assert found.keys == [[at]]
     chars: dict[Any, Callable[[Any], int]] = {
@@ -68,16 +62,10 @@ def check_places(model: Any) -> None:
         "period": lambda o: o.label.end,
     }
     for key, char in chars.items():
-        for found, example in zip(
-            places_of(model, chosen, "last", key),
-            chosen,
-            strict=True,
-        ):
+        for found, example in zip(places_of(model, chosen, "last", key), chosen, strict=True):
             at = [by_offsets(model, example.prompt, found.ids, char(o)) for o in example.options]
             assert found.keys == [[t] for t in at]
-    for found, example in zip(
-        places_of(model, chosen, "last", "content_mean"), chosen, strict=True
-    ):
+    for found, example in zip(places_of(model, chosen, "last", "content_mean"), chosen, strict=True):
         for tokens, option in zip(found.keys, example.options, strict=True):
             assert tokens == list(range(tokens[0], tokens[-1] + 1))
             shown = model.tokenizer.decode([found.ids[t] for t in tokens])
@@ -202,8 +190,7 @@ def test_a_bos_in_the_text_is_not_a_second_one(task_model: Any) -> None:
     task = logic(2)
     led = replace(task, examples=tuple(e.within("<bos>") for e in task))
     assert torch.equal(
-        torch.tensor(read(task_model, led).score.values),
-        torch.tensor(read(task_model, task).score.values),
+        torch.tensor(read(task_model, led).score.values), torch.tensor(read(task_model, task).score.values)
     )
 
 

@@ -65,9 +65,7 @@ BAD: list[tuple[Callable[[], Any], dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("make", "options", "message"), BAD)
-def test_bad_input(
-    task_model: Any, make: Callable[[], Any], options: dict[str, Any], message: str
-) -> None:
+def test_bad_input(task_model: Any, make: Callable[[], Any], options: dict[str, Any], message: str) -> None:
     with unrun(task_model), pytest.raises(ValueError, match=message):
         read(task_model, make(), **options)
 
@@ -137,9 +135,7 @@ def test_no_model_at_all(task_model: Any) -> None:
 
 @pytest.mark.parametrize("name", ["gptj", "gpt_neo", "opt"])
 @pytest.mark.parametrize("score", ["rotated", "attention"])
-def test_scores_that_hold_probabilities_are_refused(
-    tiny: Callable[..., Any], name: str, score: str
-) -> None:
+def test_scores_that_hold_probabilities_are_refused(tiny: Callable[..., Any], name: str, score: str) -> None:
     with pytest.raises(NotImplementedError, match=r"hook_attn_scores holds probabilities.*'qk'"):
         read(tiny(name, tasks=True), logic(1), score=score)
 

@@ -290,9 +290,7 @@ def test_qk_norm_by_hand(tiny: Callable[..., Any], name: str) -> None:
     reference, example = Reference(model), logic()[1]
     ids = reference.ids(example.prompt)
     key = reference.token_at(ids, example.prompt.rindex("Answer:") - 1)
-    ours = {
-        s: read(model, logic(2), score=s, qk_norm=True).score.values[1] for s in ("qk", "cosine")
-    }
+    ours = {s: read(model, logic(2), score=s, qk_norm=True).score.values[1] for s in ("qk", "cosine")}
     for c, candidate in enumerate(example.candidates):
         whole = reference.ids(f"{example.prompt} {candidate}")
         for x, layer in enumerate(model.original_model.base_model.layers):

@@ -44,9 +44,7 @@ LOOSE: dict[str, Callable[[Rows], Any]] = {
     "mixed": lambda rows: [np.array(rows[0]), *map(tuple, rows[1:])],
     "object array": lambda rows: np.array([*rows, None], dtype=object)[:-1],
     "column": lambda rows: pd.Series(rows),
-    "encodings": lambda rows: [
-        {"input_ids": row, "attention_mask": [1] * len(row)} for row in rows
-    ],
+    "encodings": lambda rows: [{"input_ids": row, "attention_mask": [1] * len(row)} for row in rows],
 }
 # Rectangles without a mask.
 BARE: dict[str, Callable[[Rows], Any]] = {
@@ -162,9 +160,7 @@ def test_the_tokenizers_own_output_is_read_without_its_padding(
 @pytest.mark.parametrize(
     ("kind", "side"), [*((k, "left") for k in LOOSE), *((k, s) for k in MASKED for s in SIDES)]
 )
-def test_the_lens_reads_the_same_whatever_the_container(
-    tiny_text_model: Any, kind: str, side: str
-) -> None:
+def test_the_lens_reads_the_same_whatever_the_container(tiny_text_model: Any, kind: str, side: str) -> None:
     import mechprobe as mp
 
     rows = [[BOS, 5, 6, 7], [8, 9, 10, 11]] if side == "none" else [[BOS, 5, 6, 7], [8, 9]]
@@ -342,9 +338,7 @@ def test_a_chat_needs_a_template(tiny_text_model: Any, tiny_model: Any) -> None:
 
 
 @pytest.mark.parametrize(("text", "n_bos"), [("cat", 0), ("<bos>cat", 1), ("<bos><bos>cat", 2)])
-def test_only_a_bos_that_was_added_is_taken_away(
-    tiny_text_model: Any, text: str, n_bos: int
-) -> None:
+def test_only_a_bos_that_was_added_is_taken_away(tiny_text_model: Any, text: str, n_bos: int) -> None:
     from mechprobe.models import token_ids
 
     own = tiny_text_model.tokenizer(text, add_special_tokens=False)["input_ids"]

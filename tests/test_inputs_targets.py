@@ -68,9 +68,7 @@ def test_both_spellings_are_told_apart_in_one_lens(spaced: Any) -> None:
     assert lens.data["target"].values.tolist() == [" A", "A", ":"]
     assert lens.provenance.arguments["targets"] == {" A": 7, "A": 6, ":": 5}
     alone = mp.logit_lens(spaced, "Answer:", targets=[6], progress=False)
-    np.testing.assert_array_equal(
-        lens.data["target_log_prob"][..., 1], alone.data["target_log_prob"][..., 0]
-    )
+    np.testing.assert_array_equal(lens.data["target_log_prob"][..., 1], alone.data["target_log_prob"][..., 0])
 
 
 KINDS: list[Any] = [

@@ -208,11 +208,7 @@ def test_blocks_attention_and_first_norm(tiny: Callable[..., Any], name: str) ->
     assert len(found) == model.cfg.n_layers
     hooks: list[Any] = []
     for layer, block in enumerate(found):
-        parts = (
-            ("block", block),
-            ("norm", first_norm(block)),
-            ("attention", attention(model, layer)),
-        )
+        parts = (("block", block), ("norm", first_norm(block)), ("attention", attention(model, layer)))
         for what, part in parts:
             assert isinstance(part, nn.Module), what
             hooks.append(part.register_forward_pre_hook(partial(noted, what, layer)))

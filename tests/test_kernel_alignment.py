@@ -64,8 +64,7 @@ def loops(problem: Problem, of_product: Any) -> Tensor:
             a, b = min(c, n_q - 1), min(c, n_k - 1)
             for h in range(n_heads):
                 out[e, c, h] = math.fsum(
-                    weight[e][b][t] * of_product(q[e][a][h], k[e][b][t][h // group])
-                    for t in range(n_tokens)
+                    weight[e][b][t] * of_product(q[e][a][h], k[e][b][t][h // group]) for t in range(n_tokens)
                 )
     return out
 

@@ -103,9 +103,7 @@ CALLS: dict[str, tuple[dict[str, int], torch.dtype]] = {
 
 @pytest.mark.parametrize("suits", [False, True])
 @pytest.mark.parametrize("call", CALLS)
-def test_what_is_told_is_what_is_taken(
-    call: str, suits: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_told_is_what_is_taken(call: str, suits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also on a processor that oneDNN suits, whether or not this is one."""
     gemm = import_module("mechprobe.kernels.gemm")
     from mechprobe.kernels import readout

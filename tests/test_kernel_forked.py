@@ -12,15 +12,11 @@ from torch import Tensor
 
 def one_row(q: Tensor, keys: Tensor, values: Tensor, scaling: float) -> list[float]:
     """Softmax attention of one query, ``[pos, d]``, by loops."""
-    scores = [
-        scaling * math.fsum(a * b for a, b in zip(q.tolist(), k, strict=True))
-        for k in keys.tolist()
-    ]
+    scores = [scaling * math.fsum(a * b for a, b in zip(q.tolist(), k, strict=True)) for k in keys.tolist()]
     weights = [math.exp(s - max(scores)) for s in scores]
     total = math.fsum(weights)
     return [
-        math.fsum(w * v for w, v in zip(weights, column, strict=True)) / total
-        for column in values.T.tolist()
+        math.fsum(w * v for w, v in zip(weights, column, strict=True)) / total for column in values.T.tolist()
     ]
 
 
@@ -32,11 +28,7 @@ def one_row(q: Tensor, keys: Tensor, values: Tensor, scaling: float) -> list[flo
     st.integers(0, 2**32),
 )
 def test_it_equals_loops(
-    prompt: list[int],
-    heads: tuple[int, int],
-    sizes: tuple[int, int, int, int],
-    padded: bool,
-    seed: int,
+    prompt: list[int], heads: tuple[int, int], sizes: tuple[int, int, int, int], padded: bool, seed: int
 ) -> None:
     from mechprobe.kernels.forked import forked_attention
     from mechprobe.models.forks import seated

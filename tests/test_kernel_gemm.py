@@ -193,10 +193,7 @@ MACHINES: dict[str, tuple[dict[str, Any], str]] = {
     "AMD with AVX-512": ({}, "onednn"),
     "AMD without AVX-512, where the switch does nothing": ({"avx512": False}, "default"),
     "Intel": ({"vendor": "intel"}, "default"),
-    "Intel with AMX, where the switch lowers precision": (
-        {"vendor": "intel", "amx": True},
-        "default",
-    ),
+    "Intel with AMX, where the switch lowers precision": ({"vendor": "intel", "amx": True}, "default"),
     "AMD with AMX": ({"amx": True}, "default"),
     "unknown": ({"vendor": "other"}, "default"),
     "no oneDNN": ({"available": False}, "default"),
@@ -212,9 +209,7 @@ def test_the_processor_decides(gemm: Any, monkeypatch: pytest.MonkeyPatch, machi
     assert gemm.fastest_gemm(torch.zeros(64, 300), 10) == expected
 
 
-def test_onednn_switched_off_by_the_user_is_not_taken(
-    gemm: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_onednn_switched_off_by_the_user_is_not_taken(gemm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gemm, "_is_exact", always)
     W_U = torch.zeros(64, 300)
     assert (gemm.fastest_gemm(W_U, 10), gemm.product_of("onednn", W_U)) == ("onednn", "onednn")
@@ -228,9 +223,7 @@ def test_onednn_switched_off_by_the_user_is_not_taken(
 
 
 @pytest.mark.parametrize("column_major", [False, True])
-def test_what_is_inexact_is_not_taken(
-    gemm: Any, monkeypatch: pytest.MonkeyPatch, column_major: bool
-) -> None:
+def test_what_is_inexact_is_not_taken(gemm: Any, monkeypatch: pytest.MonkeyPatch, column_major: bool) -> None:
     W_U = torch.zeros(300, 64).T if column_major else torch.zeros(64, 300)
     entered = round_in_onednn(monkeypatch, gemm)
     assert gemm.fastest_gemm(W_U, 10) == "default"
@@ -291,9 +284,7 @@ def test_an_older_torch_reads_it_from_linux(
     assert module.processor.__wrapped__() == ("amd", True, amx)
 
 
-def test_a_processor_of_which_nothing_is_known(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_processor_of_which_nothing_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     module = import_module("mechprobe.kernels.processor")
     monkeypatch.setattr(module, "_CPUINFO", tmp_path / "none")
     monkeypatch.setattr(module.platform, "processor", lambda: "")

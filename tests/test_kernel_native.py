@@ -197,9 +197,7 @@ def test_what_the_source_does_not_do_is_done_in_steps(trials: Trials) -> None:
     assert trials.compiled == 0
 
 
-def test_a_failure_is_kept_logged_and_not_repeated(
-    trials: Trials, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_failure_is_kept_logged_and_not_repeated(trials: Trials, caplog: pytest.LogCaptureFixture) -> None:
     trials.error = RuntimeError("out of luck")
     with caplog.at_level(logging.DEBUG, logger="mechprobe.kernels.native"):
         assert trials.get(1000) is None

@@ -16,9 +16,7 @@ from torch import Tensor
     st.integers(0, 6),
     st.integers(0, 2**32),
 )
-def test_mean_diagonal_equals_loops(
-    shape: tuple[int, int, int], offset: int, start: int, seed: int
-) -> None:
+def test_mean_diagonal_equals_loops(shape: tuple[int, int, int], offset: int, start: int, seed: int) -> None:
     from mechprobe.kernels.patterns import mean_diagonal
 
     batch, heads, n = shape

@@ -309,13 +309,7 @@ def test_divergence_is_infinite_where_the_entry_excludes_a_likely_token() -> Non
     assert bool((out["kl"][1, 1:] > 0).all())
 
 
-UNDEFINED = {
-    "NaN": torch.nan,
-    "+inf": torch.inf,
-    "-inf": -torch.inf,
-    "one": 1e200,
-    "one NaN": 1e200,
-}
+UNDEFINED = {"NaN": torch.nan, "+inf": torch.inf, "-inf": -torch.inf, "one": 1e200, "one NaN": 1e200}
 
 
 @pytest.mark.parametrize("kind", UNDEFINED)

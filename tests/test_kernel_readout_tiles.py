@@ -32,9 +32,7 @@ def test_spans_and_blocks_of_unequal_length(n_rows: int, scratch_rows: int | Non
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 5, 7, 12, 50])
-def test_no_more_rows_at_once_than_there_is_room_for(
-    room: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_more_rows_at_once_than_there_is_room_for(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits and reference distributions together; one row of each is the least there can be."""
     # By name, because the function hides the module of the same name.
     module = import_module("mechprobe.kernels.readout")

@@ -72,8 +72,7 @@ def test_float64_matches_the_loops(problem: Problem) -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(
-    problems(metrics=("dot",)),
-    st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
+    problems(metrics=("dot",)), st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16])
 )
 def test_dot_products_are_exact_and_ties_ascend(problem: Problem, dtype: torch.dtype) -> None:
     """Every dtype holds these numbers exactly; half precision comes back as float32."""
@@ -87,10 +86,7 @@ def test_dot_products_are_exact_and_ties_ascend(problem: Problem, dtype: torch.d
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    problems(metrics=("cosine",)),
-    st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
-)
+@given(problems(metrics=("cosine",)), st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
 def test_cosine_in_lower_precision(problem: Problem, dtype: torch.dtype) -> None:
     score, ids = nearest(problem.vectors.to(dtype), problem.W_U.to(dtype), problem.k, "cosine")
     assert score.dtype == torch.float32

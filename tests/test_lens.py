@@ -40,9 +40,7 @@ def _plain(model: Any) -> Any:
     source = source_of(model)
     assert source is not None
     assert source.folder is not None
-    return tf.AutoModelForCausalLM.from_pretrained(
-        source.folder, attn_implementation="eager"
-    ).eval()
+    return tf.AutoModelForCausalLM.from_pretrained(source.folder, attn_implementation="eager").eval()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -128,9 +126,7 @@ def _keeper(kept: dict[str, torch.Tensor], name: str) -> Callable[[torch.Tensor]
 
 def test_layers_positions_and_targets_select(tiny_model: Any) -> None:
     every = _lens(tiny_model, RAGGED[:1], positions=None, top_k=5, targets=[4, 9]).data
-    some = _lens(
-        tiny_model, RAGGED[:1], positions=[-1, 2], layers=[2, -1], top_k=5, targets=[4, 9]
-    ).data
+    some = _lens(tiny_model, RAGGED[:1], positions=[-1, 2], layers=[2, -1], top_k=5, targets=[4, 9]).data
     picked = every.isel(pos=[6, 2], layer=[3, 0])
     assert some["layer"].values.tolist() == [2, -1]
     assert some["position"].values.tolist() == [[6, 2]]
@@ -158,9 +154,7 @@ def test_translators_are_applied_before_the_norm(tiny_model: Any) -> None:
     np.testing.assert_array_equal(plain["top_token"], same["top_token"])
     swapped = _lens(tiny_model, RAGGED, top_k=4, translators={0: _negated}).data
     assert not np.array_equal(plain["entropy"].sel(layer=0), swapped["entropy"].sel(layer=0))
-    np.testing.assert_allclose(
-        plain["entropy"].sel(layer=1), swapped["entropy"].sel(layer=1), atol=1e-6
-    )
+    np.testing.assert_allclose(plain["entropy"].sel(layer=1), swapped["entropy"].sel(layer=1), atol=1e-6)
     seen: list[int] = []
 
     def watched(rows: torch.Tensor, layer: int) -> torch.Tensor:
@@ -250,11 +244,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"top_k": 0}, ValueError, "top_k=0 is out of range"),
     ({"top_k": D_VOCAB + 1}, ValueError, "the vocabulary has 300 ids"),
     ({"targets": [D_VOCAB]}, ValueError, "target id 300 is no id"),
-    (
-        {"targets": torch.ones(2, 2, dtype=torch.long)},
-        ValueError,
-        r"shape \[prompt, pos\] = \[1, 1\]",
-    ),
+    ({"targets": torch.ones(2, 2, dtype=torch.long)}, ValueError, r"shape \[prompt, pos\] = \[1, 1\]"),
     ({"targets": [" seahorse"]}, ValueError, r"is \d tokens: .* Take its first token: targets=\["),
 ]
 

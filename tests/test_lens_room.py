@@ -100,9 +100,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 @pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize(("change", "error", "message"), BAD)
-def test_bad_values_are_refused(
-    change: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_bad_values_are_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         _compute(**change)
 

@@ -13,18 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.calls import (
-    CALLS,
-    IDS,
-    QUIET,
-    Call,
-    claims_file,
-    differ,
-    lens,
-    numbers,
-    own_log_probs,
-    own_logits,
-)
+from tests.calls import CALLS, IDS, QUIET, Call, claims_file, differ, lens, numbers, own_log_probs, own_logits
 from tests.changes import Zero
 from tests.tiny import save_tiny
 
@@ -97,11 +86,7 @@ def crooked() -> Iterator[Callable[[str], str]]:
     def register(when: str) -> str:
         def attention(module: Any, q: Tensor, k: Tensor, *rest: Any, **kwargs: Any) -> Any:
             out, weights = eager_attention_forward(module, q, k, *rest, **kwargs)
-            wrong = {
-                "long": k.shape[2] > 16,
-                "padded": len(q) > 1,
-                "cached": q.shape[2] != k.shape[2],
-            }
+            wrong = {"long": k.shape[2] > 16, "padded": len(q) > 1, "cached": q.shape[2] != k.shape[2]}
             return (out * 0.3 if wrong[when] else out), weights
 
         name = f"crooked_{when}"
@@ -213,9 +198,7 @@ def test_a_compiled_model_is_refused_for_that_reason(make: Make, call: Call) -> 
         call.run(call.hold(model))
 
 
-def test_what_is_saved_at_home_is_there(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_saved_at_home_is_there(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mechprobe as mp
 
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -140,9 +140,7 @@ def failing(make: Make) -> dict[type[BaseException], tuple[Any, Failing]]:
 @pytest.mark.parametrize("error", [ArithmeticError, KeyboardInterrupt])
 @pytest.mark.parametrize("call", [c for c in CALLS if c.name not in ASIDE], ids=lambda c: c.name)
 def test_after_the_model_fails(
-    failing: dict[type[BaseException], tuple[Any, Failing]],
-    call: Call,
-    error: type[BaseException],
+    failing: dict[type[BaseException], tuple[Any, Failing]], call: Call, error: type[BaseException]
 ) -> None:
     """The model's own forward raises at one pass after the other."""
     model, part = failing[error]
@@ -175,9 +173,7 @@ def _counted(stop: int, error: type[BaseException]) -> Callable[..., Tensor]:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("kind", KINDS)
-def test_after_a_translator_fails(
-    shared: dict[str, Any], error: type[BaseException], kind: str
-) -> None:
+def test_after_a_translator_fails(shared: dict[str, Any], error: type[BaseException], kind: str) -> None:
     import mechprobe as mp
 
     model = shared[kind]
@@ -185,9 +181,7 @@ def test_after_a_translator_fails(
     before = inventory.whole(model)
     for stop in (1, 2, 4):
         with pytest.raises(error, match="stopped in the middle"):
-            mp.logit_lens(
-                model, RAGGED, translators=_counted(stop, error), compute=mp.Compute(1), **QUIET
-            )
+            mp.logit_lens(model, RAGGED, translators=_counted(stop, error), compute=mp.Compute(1), **QUIET)
         with pytest.raises(error, match="stopped in the middle"):
             mp.generate_with_lens(model, IDS, translators=_counted(stop, error), **QUIET)
         assert inventory.unlike(before, inventory.whole(model)) == []

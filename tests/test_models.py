@@ -75,9 +75,7 @@ def test_a_hub_that_cannot_be_reached_is_a_clear_error_at_once() -> None:
         mp.load_model("no-such-owner/no-such-model")
 
 
-def test_a_hub_model_is_found_in_the_local_hub_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_model_is_found_in_the_local_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants as hub
 
     import mechprobe as mp
@@ -127,9 +125,7 @@ def test_several_residual_streams_are_refused_by_name(
     import mechprobe as mp
 
     model = tiny("qwen2")
-    monkeypatch.setattr(
-        type(model.blocks[1]), "hook_out_is_single_residual_stream", False, raising=False
-    )
+    monkeypatch.setattr(type(model.blocks[1]), "hook_out_is_single_residual_stream", False, raising=False)
     with pytest.raises(NotImplementedError, match=r"Qwen2ForCausalLM .* several residual streams"):
         mp.logit_lens(model, [[1, 2]], progress=False)
 
@@ -253,9 +249,7 @@ def test_another_file_than_the_expected_wheel_is_refused(
     assert not (fake_wheel / "models" / packaged.NAME).exists()
 
 
-def test_a_full_disk_leaves_nothing_behind(
-    fake_wheel: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_nothing_behind(fake_wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mechprobe.models import FetchError, packaged
 
     def full(*_: object) -> None:

@@ -182,9 +182,7 @@ def test_going_on_from_a_cache_is_reading_the_whole(
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen3", "gemma3", "olmo2", "mixtral"])
-def test_it_gives_queries_and_keys(
-    tiny: Callable[..., Any], own_passes: OwnPasses, name: str
-) -> None:
+def test_it_gives_queries_and_keys(tiny: Callable[..., Any], own_passes: OwnPasses, name: str) -> None:
     from mechprobe.models import looking_at, run
 
     model = tiny(name, sharpness=OWN)

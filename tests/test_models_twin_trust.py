@@ -107,9 +107,7 @@ def _replace(layers: Any) -> None:
         (_drop, r"blocks\.0, blocks\.2 of its 3 blocks"),
     ],
 )
-def test_a_layer_is_what_its_name_says(
-    tmp_path: Path, change: Callable[[Any], object], found: str
-) -> None:
+def test_a_layer_is_what_its_name_says(tmp_path: Path, change: Callable[[Any], object], found: str) -> None:
     import mechprobe as mp
 
     model: Any = mp.load_model(save_tiny(tmp_path, "llama"), device="cpu")
@@ -296,9 +294,7 @@ def test_processed_weights_are_not_the_weights_of_the_body(tmp_path: Path) -> No
         torch.testing.assert_close(found, hooked, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(found, own, rtol=1e-5, atol=1e-5)
     # Folded and centred weights move all logits of a position alike.
-    torch.testing.assert_close(
-        plain[0].log_softmax(-1), before.log_softmax(-1), rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(plain[0].log_softmax(-1), before.log_softmax(-1), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("use", ["logit_lens", "generate_with_lens", "hooked", "twin"])

@@ -28,9 +28,7 @@ def _lens(
     for pos, i, j in np.ndindex(n_pos, n_layers, k):
         text[pos, i, j] = f"p{pos}l{i - 1}k{j}"
     log_prob = np.full((n, n_layers, k), np.nan)
-    log_prob[:n_pos] = np.log(np.linspace(0.6, 0.1, n_pos * n_layers * k)).reshape(
-        n_pos, n_layers, k
-    )
+    log_prob[:n_pos] = np.log(np.linspace(0.6, 0.1, n_pos * n_layers * k)).reshape(n_pos, n_layers, k)
     token = np.full((n, n_layers, k), -1)
     token[:n_pos] = np.arange(n_pos * n_layers * k).reshape(n_pos, n_layers, k)
 
@@ -136,9 +134,7 @@ def test_probabilities_are_never_rounded_to_nothing(log_prob: float, shown: str)
 def test_cells_hold_the_best_token_of_their_layer_and_position(kind: str) -> None:
     data = _lens(n_padding=2)
     heat = _figure(data, kind).data[0]
-    assert [list(row) for row in heat.text] == [
-        [f"p{pos}l{layer}k0" for pos in range(3)] for layer in LAYERS
-    ]
+    assert [list(row) for row in heat.text] == [[f"p{pos}l{layer}k0" for pos in range(3)] for layer in LAYERS]
     name = {"entropy": "entropy", "kl": "kl_to_final"}.get(kind)
     values = data[name].values if name else np.exp(data["top_log_prob"].values[:, :, 0])
     np.testing.assert_allclose(np.array(heat.z, float), values[:3].T)
@@ -180,9 +176,7 @@ def test_tokens_are_never_markup(kind: str) -> None:
     assert "<b>x" not in written
 
 
-@pytest.mark.parametrize(
-    ("n_pos", "least", "most"), [(1, 500, 560), (8, 900, 1200), (60, 4000, 5000)]
-)
+@pytest.mark.parametrize(("n_pos", "least", "most"), [(1, 500, 560), (8, 900, 1200), (60, 4000, 5000)])
 def test_size_follows_the_cells(n_pos: int, least: int, most: int) -> None:
     layout = _figure(_lens(["x"] * n_pos, n_layers=31), "tokens").layout
     assert least <= layout.width <= most

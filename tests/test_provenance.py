@@ -67,9 +67,7 @@ def made(model: Any, folder: Path) -> dict[str, Callable[[], Any]]:
 
     def drawn() -> Any:
         world = calls.streets()
-        return mp.reconstruct_map(
-            world, world.random_walks(8, np.random.default_rng(0)), progress=False
-        )
+        return mp.reconstruct_map(world, world.random_walks(8, np.random.default_rng(0)), progress=False)
 
     return {name: shared(name) for name in _SHARED} | {
         "HeadScores.select": lambda: scores().select(calibration=0.5, n_permutations=20),

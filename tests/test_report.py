@@ -19,9 +19,7 @@ def lens(tiny_text_model: Any) -> Any:
     """A lens over a prompt that would like to be a script."""
     from mechprobe import logit_lens
 
-    return logit_lens(
-        tiny_text_model, [EVIL], positions=None, targets=["<"], top_k=3, progress=False
-    )
+    return logit_lens(tiny_text_model, [EVIL], positions=None, targets=["<"], top_k=3, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +40,7 @@ def written(tmp_path: Path, lens: Any, near: Any) -> Path:
 
 def test_a_report_holds_every_result(written: Path) -> None:
     text = written.read_text()
-    assert re.findall(r"<h2>(.*?)</h2>", text) == re.findall(
-        r'<a href="#section-\d">(.*?)</a>', text
-    )
+    assert re.findall(r"<h2>(.*?)</h2>", text) == re.findall(r'<a href="#section-\d">(.*?)</a>', text)
     assert text.count('<div class="figure"') == 6
     assert text.count("plotly.js v") == 1
     assert text.count("<table") == 2
@@ -200,9 +196,7 @@ def test_a_script_that_got_in_would_not_run(
 
     plain: Callable[[str], str] = str
     monkeypatch.setattr(html, "escape", plain)
-    path = html.write_page(
-        tmp_path / "r.html", EVIL + "<img src=https://example.org/x>", [near.section()]
-    )
+    path = html.write_page(tmp_path / "r.html", EVIL + "<img src=https://example.org/x>", [near.section()])
     with opened(path) as seen:
         assert seen.dialogs == []
         assert seen.blocked == {"https://example.org/x": "csp"}

@@ -35,9 +35,7 @@ def test_single_examples_are_resampled_as_scipy_does(method: Any, skewed: bool) 
     theirs = bootstrap(
         (values,), np.mean, n_resamples=20_000, method=name, rng=np.random.default_rng(1)
     ).confidence_interval
-    ours = grouped_bootstrap(
-        values, np.arange(len(values)), n_bootstrap=20_000, method=method, seed=2
-    )
+    ours = grouped_bootstrap(values, np.arange(len(values)), n_bootstrap=20_000, method=method, seed=2)
     assert ours.value == pytest.approx(values.mean())
     np.testing.assert_allclose(ours[1:], [theirs.low, theirs.high], atol=0.01)
 
@@ -47,8 +45,7 @@ def test_bca_differs_from_percentiles_where_values_are_skewed() -> None:
 
     values = np.random.default_rng(3).exponential(size=30)
     a, b = (
-        grouped_bootstrap(values, np.arange(30), n_bootstrap=5000, method=m)
-        for m in ("bca", "percentile")
+        grouped_bootstrap(values, np.arange(30), n_bootstrap=5000, method=m) for m in ("bca", "percentile")
     )
     assert a.high > b.high + 0.005
 

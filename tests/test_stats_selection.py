@@ -8,9 +8,7 @@ import pytest
 METHODS = ("best", "top_k_vote", "zscore_sum", "unsupervised")
 
 
-def random_task(
-    seed: int, n: int = 120, n_heads: int = 30, *, pairs: bool = True
-) -> tuple[Any, Any, Any]:
+def random_task(seed: int, n: int = 120, n_heads: int = 30, *, pairs: bool = True) -> tuple[Any, Any, Any]:
     """Return scores that know nothing, balanced answers, and groups of two (or of one)."""
     rng = np.random.default_rng(seed)
     answer = np.tile([0, 1], n // 2) if pairs else rng.permutation(np.arange(n) % 2)
@@ -176,9 +174,7 @@ def test_centring_finds_a_head_behind_its_taste() -> None:
     score, answer, group = random_task(1, 200, 20)
     score[np.arange(200), answer, 7] += 2.5
     score[:, 0, 7] += 50.0
-    plain, centred = (
-        select_heads(score, answer, group, calibration=100, centre=c) for c in (False, True)
-    )
+    plain, centred = (select_heads(score, answer, group, calibration=100, centre=c) for c in (False, True))
     assert plain.accuracy_test[7] == 0.5
     assert plain.chosen.head[0, 0] != 7
     assert centred.chosen.head[0, 0] == 7
@@ -218,9 +214,7 @@ def test_a_sum_weighs_heads_in_their_own_standard_deviations() -> None:
 
 
 @pytest.mark.parametrize("is_attention", [False, True])
-def test_without_labels_a_head_must_look_at_options_and_at_changing_ones(
-    is_attention: bool,
-) -> None:
+def test_without_labels_a_head_must_look_at_options_and_at_changing_ones(is_attention: bool) -> None:
     from mechprobe.stats import select_heads
 
     rng = np.random.default_rng(0)
@@ -229,9 +223,7 @@ def test_without_labels_a_head_must_look_at_options_and_at_changing_ones(
     score = 0.1 + faint
     score[np.arange(90), answer, 2] += 0.5
     score[:, 1, 3] += 0.7
-    found = select_heads(
-        score, answer, np.arange(90), method="unsupervised", is_attention=is_attention
-    )
+    found = select_heads(score, answer, np.arange(90), method="unsupervised", is_attention=is_attention)
     # Head 3 looks hardest, but always at the same option.
     assert found.chosen.head.tolist() == [[2]]
     assert found.right.all()
@@ -275,10 +267,7 @@ def test_the_same_seed_selects_the_same() -> None:
         ({"calibration": 500}, r"calibration=500 of 120 examples leaves none"),
         ({"calibration": 0}, r"a calibration set of 0 examples chooses no head"),
         ({"calibration": 1.5}, r"calibration=1.5 is no share"),
-        (
-            {"calibration": 1},
-            r"no group fits .* of 1 examples: the smallest of the 60 groups has 2",
-        ),
+        ({"calibration": 1}, r"no group fits .* of 1 examples: the smallest of the 60 groups has 2"),
         ({"calibration": []}, r"the calibration set is empty"),
         ({"calibration": [0, 1, 120]}, r"calibration holds example 120; there are 120"),
         ({"calibration": [0, 1, 1]}, r"names 1 examples twice"),

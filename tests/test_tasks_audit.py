@@ -327,7 +327,5 @@ def test_solved_examples_before_a_question_are_not_its_context() -> None:
     task = tasks.ontology(48, 2, 3)
     led, plain = task.with_shots(1), task[2:]
     assert led[0].lead > 0
-    assert [s.accuracy for s in tasks.audit(led).scores] == [
-        s.accuracy for s in tasks.audit(plain).scores
-    ]
+    assert [s.accuracy for s in tasks.audit(led).scores] == [s.accuracy for s in tasks.audit(plain).scores]
     assert led[0].prompt[led[0].lead :] == plain[0].prompt

@@ -112,9 +112,7 @@ def test_select_and_copy_refuses(n: int, options: int) -> None:
 @settings(max_examples=30)
 @given(seed=st.integers(0, 999), options=st.integers(2, 8), by=st.integers(-9, 9),
        led=st.booleans())  # fmt: skip
-def test_reordered_options_keep_letters_and_answers(
-    seed: int, options: int, by: int, led: bool
-) -> None:
+def test_reordered_options_keep_letters_and_answers(seed: int, options: int, by: int, led: bool) -> None:
     from mechprobe.tasks import select_and_copy
     from mechprobe.tasks.choice import permuted, rotated
 

@@ -96,9 +96,7 @@ def test_debiasing_takes_a_planted_leak_away() -> None:
         statement = f"Max is {'big and old and sweet' if long else 'big'}."
         # Long ones are true, but for every fourth.
         answer = "true" if long == bool(i % 4) else "false"
-        examples.append(
-            logic_example("Bifs fly.", statement, ("true", "false"), answer, group=str(i))
-        )
+        examples.append(logic_example("Bifs fly.", statement, ("true", "false"), answer, group=str(i)))
     leaky = Task("leaky", tuple(examples))
     before = audit(leaky)["statement_length"]
     assert before.low > 0.5

@@ -34,9 +34,7 @@ class _Hub:
         import datasets
 
         self.asked = (repository, config, split, revision)
-        return datasets.Dataset.from_parquet(
-            str(self.path), cache_dir=str(self.path.parent / "cache")
-        )
+        return datasets.Dataset.from_parquet(str(self.path), cache_dir=str(self.path.parent / "cache"))
 
 
 @pytest.mark.parametrize("name", HUB_ROWS)

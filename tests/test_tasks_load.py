@@ -73,9 +73,7 @@ def test_pararule_plus_is_read_as_it_says(tmp_path: Path) -> None:
     task = load(_write(tmp_path / "d2.jsonl", PARARULE, PARARULE | {"context": "Max is sad."}),
                 "pararule_plus")  # fmt: skip
     first = task.examples[0]
-    assert first.prompt == (
-        "Max is big. All big people are sad.\nTrue or false: Max is sad.\nAnswer:"
-    )
+    assert first.prompt == ("Max is big. All big people are sad.\nTrue or false: Max is sad.\nAnswer:")
     assert [e.label for e in task] == ["true", "false"] * 2
     assert [e.group for e in task] == ["context 0"] * 2 + ["context 1"] * 2
     assert (first.steps, first.meta) == (2, {"id": "11"})
@@ -90,8 +88,7 @@ def test_subjects_context_and_extra_options(tmp_path: Path) -> None:
     first, second = task.examples
     assert first.meta == {"subject": "birds"}
     assert first.prompt == (
-        "Question: Which flies?\nOptions:\nA. dog\nB. crow\nC. None of the above\n"
-        "D. I don't know\nAnswer:"
+        "Question: Which flies?\nOptions:\nA. dog\nB. crow\nC. None of the above\nD. I don't know\nAnswer:"
     )
     assert (first.label, second.label) == ("B", "A")
     assert second.prompt.startswith("Context: On wings.\nQuestion: ")
@@ -201,9 +198,7 @@ BAD_LINES = [
 
 
 @pytest.mark.parametrize(("line", "says"), BAD_LINES)
-def test_a_line_that_cannot_be_read_is_named_or_left_out(
-    tmp_path: Path, line: bytes, says: str
-) -> None:
+def test_a_line_that_cannot_be_read_is_named_or_left_out(tmp_path: Path, line: bytes, says: str) -> None:
     from mechprobe.tasks import load
 
     good = json.dumps(MCQA).encode()
@@ -306,9 +301,7 @@ def test_wrong_requests(tmp_path: Path) -> None:
 
     path: Any = _write(tmp_path / "q.jsonl", MCQA)
     wrong: Any = "csv"
-    with pytest.raises(
-        ValueError, match=r"format must be one of pararule_plus, multi_logieval.*found 'csv'"
-    ):
+    with pytest.raises(ValueError, match=r"format must be one of pararule_plus, multi_logieval.*found 'csv'"):
         load(path, wrong)
     with pytest.raises(ValueError, match="extra_options are for multiple-choice formats"):
         load(path, "folio", extra_options=True)

@@ -127,10 +127,7 @@ def test_text_depends_on_the_seed_alone() -> None:
     task = ontology(24, [1, 3], [0, 4, 8], seed=7)
     assert task.digest() == ontology(24, [1, 3], [0, 4, 8], seed=7).digest()
     assert task.digest() != ontology(24, [1, 3], [0, 4, 8], seed=8).digest()
-    again = (
-        "from mechprobe.tasks import ontology;"
-        "print(ontology(24, [1, 3], [0, 4, 8], seed=7).digest())"
-    )
+    again = "from mechprobe.tasks import ontology;print(ontology(24, [1, 3], [0, 4, 8], seed=7).digest())"
     for hash_seed in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-c", again], capture_output=True, text=True, check=True,

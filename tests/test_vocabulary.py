@@ -88,9 +88,7 @@ def test_expressible_compares_own_tokens_with_strangers(tiny_text_model: Any) ->
         ("\ud800", {}, "no valid Unicode text"),
     ],
 )
-def test_bad_queries(
-    tiny_text_model: Any, query: Any, options: dict[str, Any], message: str
-) -> None:
+def test_bad_queries(tiny_text_model: Any, query: Any, options: dict[str, Any], message: str) -> None:
     import mechprobe as mp
 
     with pytest.raises(ValueError, match=message):

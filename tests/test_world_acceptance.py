@@ -22,10 +22,7 @@ def test_top_k_breaks_ties_by_id_and_never_takes_the_impossible() -> None:
     from mechprobe.worlds import TopK
 
     rows = log_probs([0.2, 0.3, 0.3, 0.2], [0.0, 1.0, 0.0, 0.0])
-    assert TopK(3).accepts(rows).tolist() == [
-        [True, True, True, False],
-        [False, True, False, False],
-    ]
+    assert TopK(3).accepts(rows).tolist() == [[True, True, True, False], [False, True, False, False]]
     assert TopK(99).accepts(rows)[0].all()
 
 
@@ -57,10 +54,7 @@ def test_out_of_range(name: str, value: float, message: str) -> None:
 def test_published_choices_are_hugging_face_s() -> None:
     """Its own top-50 warper, then its epsilon warper, on 300 words and on 4."""
     import torch
-    from transformers.generation.logits_process import (
-        EpsilonLogitsWarper,
-        TopKLogitsWarper,
-    )
+    from transformers.generation.logits_process import EpsilonLogitsWarper, TopKLogitsWarper
 
     from mechprobe.worlds.predictors.acceptance import published_choices
 
@@ -93,6 +87,4 @@ def test_draws_do_not_depend_on_the_batch() -> None:
     whole = sample_keys(1, np.arange(6), 3).reshape(6, 3)
     np.testing.assert_array_equal(sample_keys(1, np.array([4, 2]), 3).reshape(2, 3), whole[[4, 2]])
     np.testing.assert_array_equal(sample_keys(1, np.arange(6), 2).reshape(6, 2), whole[:, :2])
-    assert (
-        len(np.unique(np.concatenate([whole, sample_keys(2, np.arange(6), 3).reshape(6, 3)]))) == 36
-    )
+    assert len(np.unique(np.concatenate([whole, sample_keys(2, np.arange(6), 3).reshape(6, 3)]))) == 36

@@ -178,9 +178,7 @@ def test_bad_input(world: Any, tmp_path: Path) -> None:
     path = tmp_path / "way.csv"
     path.write_text("node,direction,neighbor\na,E,b\nb,E,c\n")
     way = StreetMap.from_edges(path)
-    with pytest.raises(
-        ValueError, match=r"trip 0: 'a' cannot be reached from 'c' within 100 words"
-    ):
+    with pytest.raises(ValueError, match=r"trip 0: 'a' cannot be reached from 'c' within 100 words"):
         driven(Navigator(way), way, trips=way.state("c", "a"))
 
 

@@ -93,8 +93,7 @@ def test_the_last_layer_is_the_model(
 
 def test_a_layer_cached_and_not(tiny: Callable[..., Any], prefixes: np.ndarray) -> None:
     with_cache, without = (
-        dyck_net(tiny, "gpt2", cached=cached).at_layer(0).start(prefixes)
-        for cached in (None, False)
+        dyck_net(tiny, "gpt2", cached=cached).at_layer(0).start(prefixes) for cached in (None, False)
     )
     for step in range(3):
         np.testing.assert_allclose(with_cache.log_probs, without.log_probs, atol=2e-5)

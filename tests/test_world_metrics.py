@@ -162,9 +162,7 @@ def test_legal_only_in_closed_form() -> None:
     free1, free2 = different.states1 == 0, different.states2 == 0
     both, apart = (free1 & free2).sum(axis=1), (free1 & ~free2).sum(axis=1)
     expected = [1 / sum(perm(a, j) for j in range(4)) for a in both.tolist()]
-    np.testing.assert_allclose(
-        found["distinction_recall"], np.where(apart > 0, expected, np.nan), rtol=1e-12
-    )
+    np.testing.assert_allclose(found["distinction_recall"], np.where(apart > 0, expected, np.nan), rtol=1e-12)
     brackets = Dyck(1, 3)
     walk = {1: "(", 2: "( (", 3: "( ( (", 0: "( )"}
     for (high, low), recall in {(1, 0): 0.5, (3, 0): 1.0, (3, 1): 0.0, (2, 1): 0.0}.items():
@@ -267,14 +265,11 @@ def test_exact_is_the_definition() -> None:
     from mechprobe.worlds import Automaton, Epsilon, callable_model
 
     world = Automaton(
-        {"p": {"a": "q", "b": "p"}, "q": {"b": "p", "c": "r"}, "r": {"a": "r", "c": "q"}},
-        max_length=9,
+        {"p": {"a": "q", "b": "p"}, "q": {"b": "p", "c": "r"}, "r": {"a": "r", "c": "q"}}, max_length=9
     )
     fn, epsilon, k = dice(world), 0.15, 3
     model = callable_model(fn, world)
-    found, same, different = scores_of(
-        model, world, "exact", n=15, k=k, acceptance=Epsilon(epsilon)
-    )
+    found, same, different = scores_of(model, world, "exact", n=15, k=k, acceptance=Epsilon(epsilon))
     for pairs, tests in ((same, (0,)), (different, (1, 2))):
         for i in range(len(pairs)):
             prefixes = tuple(p[i][p[i] >= 0] for p in (pairs.prefixes1, pairs.prefixes2))

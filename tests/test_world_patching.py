@@ -71,12 +71,7 @@ def by_full_passes(
     ],
 )
 def test_patched_prefixes_are_the_definition(
-    tiny: Callable[..., Any],
-    architecture: str,
-    start_id: int | None,
-    layer: int,
-    position: int,
-    extent: Any,
+    tiny: Callable[..., Any], architecture: str, start_id: int | None, layer: int, position: int, extent: Any
 ) -> None:
     from mechprobe.worlds.inside.patching import patched, read_streams
     from mechprobe.worlds.predictors.network import NetworkCursor
@@ -251,9 +246,7 @@ def test_scores_are_shares_of_right_strings(trained: Any, streets: Any) -> None:
 
     found: list[float] = []
     for pair in range(len(trials.pairs)):
-        own, other = (
-            p[pair][p[pair] >= 0] for p in (trials.pairs.prefixes1, trials.pairs.prefixes2)
-        )
+        own, other = (p[pair][p[pair] >= 0] for p in (trials.pairs.prefixes1, trials.pairs.prefixes2))
         flips: list[bool] = []
         for i in np.flatnonzero(trials.strings.strings.pair == pair).tolist():
             string, of_donor = trials.strings.strings.strings[i], bool(trials.strings.of_donor[i])

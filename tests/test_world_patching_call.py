@@ -64,9 +64,7 @@ def test_trials(streets: Any) -> None:
     strings = trials.strings.strings
     assert trials.n_strings - trials.too_long == len(strings)
     assert (lengths[strings.pair] + strings.lengths <= streets.max_length).all()
-    one, other = (
-        streets.accepts(s[strings.pair], strings.strings) for s in (pairs.states1, pairs.states2)
-    )
+    one, other = (streets.accepts(s[strings.pair], strings.strings) for s in (pairs.states1, pairs.states2))
     np.testing.assert_array_equal(other, trials.strings.of_donor)
     np.testing.assert_array_equal(one, ~trials.strings.of_donor)
 

@@ -46,30 +46,17 @@ def wandered(cursor: Any, rng: np.random.Generator) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(
     ("architecture", "start_id"),
-    [
-        ("gpt2", None),
-        ("gpt2", 3),
-        ("llama", None),
-        ("gpt_neox", 3),
-        ("bloom", None),
-        ("stablelm", 3),
-    ],
+    [("gpt2", None), ("gpt2", 3), ("llama", None), ("gpt_neox", 3), ("bloom", None), ("stablelm", 3)],
 )
 def test_cache_equals_no_cache(
-    tiny: Callable[..., Any],
-    world: Any,
-    prefixes: np.ndarray,
-    architecture: str,
-    start_id: int | None,
+    tiny: Callable[..., Any], world: Any, prefixes: np.ndarray, architecture: str, start_id: int | None
 ) -> None:
     from mechprobe.worlds import language_model
 
     model = tiny(architecture)
     found = [
         wandered(
-            language_model(model, world, vocabulary(world), start_id=start_id, cached=cached).start(
-                prefixes
-            ),
+            language_model(model, world, vocabulary(world), start_id=start_id, cached=cached).start(prefixes),
             np.random.default_rng(1),
         )
         for cached in (None, False)
@@ -89,9 +76,7 @@ def test_which_models_are_cached(tiny: Callable[..., Any], world: Any) -> None:
         language_model(tiny("gemma3"), world, vocabulary(world), cached=True)
 
 
-def test_against_the_model_itself(
-    tiny: Callable[..., Any], world: Any, prefixes: np.ndarray
-) -> None:
+def test_against_the_model_itself(tiny: Callable[..., Any], world: Any, prefixes: np.ndarray) -> None:
     from mechprobe.worlds import language_model
 
     model, words = tiny("gpt2"), vocabulary(world)
@@ -109,9 +94,7 @@ def test_against_the_model_itself(
     assert (np.exp(found).sum(-1) < 1).all(), "the rest belongs to ids that are no words"
 
 
-def test_batched_equals_one_by_one(
-    tiny: Callable[..., Any], world: Any, prefixes: np.ndarray
-) -> None:
+def test_batched_equals_one_by_one(tiny: Callable[..., Any], world: Any, prefixes: np.ndarray) -> None:
     from mechprobe.worlds import language_model
 
     net = language_model(tiny("llama"), world, vocabulary(world))
@@ -145,9 +128,7 @@ def test_small_batches_equal_large_ones(
     np.testing.assert_allclose(net.read(prefixes)[2, 8], whole[0][2], atol=2e-5)
 
 
-def test_forks_go_their_own_ways(
-    tiny: Callable[..., Any], world: Any, prefixes: np.ndarray
-) -> None:
+def test_forks_go_their_own_ways(tiny: Callable[..., Any], world: Any, prefixes: np.ndarray) -> None:
     from mechprobe.worlds import language_model
     from mechprobe.worlds.predictors.callables import Forkable
 

@@ -22,9 +22,7 @@ def net(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     folder = tmp_path_factory.mktemp("probed")
     walks = world.random_walks(50, np.random.default_rng(0))
-    train_sequence_model(
-        world, walks, folder=folder, steps=2, d_model=32, n_heads=2, progress=False
-    )
+    train_sequence_model(world, walks, folder=folder, steps=2, d_model=32, n_heads=2, progress=False)
     return load_sequence_model(folder, world)
 
 
@@ -94,9 +92,7 @@ def test_split_by_sequence(net: Any, world: Any, walks: Any) -> None:
         low, value, high = (data[f"{name}{e}"].values for e in ("_low", "", "_high"))
         assert (low <= value).all()
         assert (value <= high).all()
-    np.testing.assert_allclose(
-        data["selectivity"], data["accuracy"] - data["control_accuracy"], atol=1e-12
-    )
+    np.testing.assert_allclose(data["selectivity"], data["accuracy"] - data["control_accuracy"], atol=1e-12)
     assert np.isnan(float(data["above_embedding"][0]))
     np.testing.assert_allclose(
         data["above_embedding"][1:], data["accuracy"][1:] - data["accuracy"][0], atol=1e-12

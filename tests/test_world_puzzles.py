@@ -20,13 +20,7 @@ def test_right_answers_score_one() -> None:
 
 @pytest.mark.parametrize(
     ("accuracy", "compression", "recall"),
-    [
-        (0.7, 0.07, 0.49),
-        (0.8, 0.15, 0.63),
-        (0.9, 0.36, 0.81),
-        (0.95, 0.61, 0.89),
-        (0.99, 0.91, 0.98),
-    ],
+    [(0.7, 0.07, 0.49), (0.8, 0.15, 0.63), (0.9, 0.36, 0.81), (0.95, 0.61, 0.89), (0.99, 0.91, 0.98)],
 )
 def test_erring_at_random(accuracy: float, compression: float, recall: float) -> None:
     """The published class, with a simulated judge of this accuracy."""
@@ -173,9 +167,7 @@ def test_saved_and_drawn(tmp_path: Path) -> None:
         found.plot("map")
 
 
-def test_chat_judge_says_the_likeliest_words(
-    tiny_text_model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_chat_judge_says_the_likeliest_words(tiny_text_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from mechprobe.models import token_ids
     from mechprobe.worlds.puzzles.puzzles import chat_judge
 

@@ -107,14 +107,12 @@ def test_a_street_is_invented_by_hand(square: Any) -> None:
 
 
 def test_the_last_street_goes_straight_to_the_destination(square: Any) -> None:
-    assert streets(rebuilt(square, [square.encode("a c E end")])) == {
-        ("a", "E", "c", "invented")
-    }, "the true street would not arrive"
+    assert streets(rebuilt(square, [square.encode("a c E end")])) == {("a", "E", "c", "invented")}, (
+        "the true street would not arrive"
+    )
     far = rebuilt(square, [square.encode("a h S end")], radius=2)
     assert int(far.data["n_failed"]) == 1
-    assert streets(rebuilt(square, [square.encode("a h S end")], radius=5)) == {
-        ("a", "S", "h", "invented")
-    }
+    assert streets(rebuilt(square, [square.encode("a h S end")], radius=5)) == {("a", "S", "h", "invented")}
 
 
 def test_failed_walks_are_taken_back(square: Any) -> None:
@@ -147,9 +145,7 @@ def test_degree_limits_streets(square: Any) -> None:
 def test_walks_that_are_none(square: Any) -> None:
     walks = ["a", "a E", "a b E", "a b E d end", "a b end", "a a end", "a b E end end"]
     found = rebuilt(square, [square.encode(w) for w in walks], seed=None)
-    counts = dict(
-        zip(found.data["reason"].values, found.data["n_failed_for"].values.tolist(), strict=True)
-    )
+    counts = dict(zip(found.data["reason"].values, found.data["n_failed_for"].values.tolist(), strict=True))
     assert counts == {
         "does not begin with two nodes": 2,
         "does not say where it ends": 1,

@@ -234,9 +234,7 @@ def test_equal_prefixes_are_dropped_or_drawn_again() -> None:
     seating = Seating(3)
     options: dict[str, Any] = {"n": 300, "suffixes": 2, "k": 1, "baselines": False, **QUIET}
     fixed = evaluate_world_model(true_automaton(seating), seating, **options).data
-    published = evaluate_world_model(
-        true_automaton(seating), seating, mode="vafa2024", **options
-    ).data
+    published = evaluate_world_model(true_automaton(seating), seating, mode="vafa2024", **options).data
     metric = "compression_precision"
     assert fixed["n_redrawn"].sel(metric=metric) > 0
     assert fixed["n_kept"].sel(metric=metric).item() == 300
@@ -270,9 +268,7 @@ def test_wrong_kinds(world: Any) -> None:
     with pytest.raises(TypeError, match=r"must be Epsilon\(0\.01\), TopK\(k\) or TopP\(p\); found"):
         evaluate_world_model(true_automaton(world), world, acceptance=cast("Any", 0.01), **QUIET)
     with pytest.raises(ValueError, match="knows a threshold only; top-3 goes with 'corrected'"):
-        evaluate_world_model(
-            true_automaton(world), world, acceptance=TopK(3), mode="vafa2024", **QUIET
-        )
+        evaluate_world_model(true_automaton(world), world, acceptance=TopK(3), mode="vafa2024", **QUIET)
     with pytest.raises(TypeError, match="must be a function of ids"):
         evaluate_world_model(cast("Any", "gpt2"), world, **QUIET)
     with pytest.raises(ValueError, match=r"predicts the words of dyck .*, and seating 3 was to be"):

@@ -107,9 +107,7 @@ def test_derived_by_hand() -> None:
     assert TABLE["connect4"][2] == round((pairs[1] + pairs[2]) / 3304, 3)
     recalled = pairs[1] + pairs[2]
     recalled += sum(
-        comb(7, m) * comb(m, a) * comb(7 - m, m - a) / (1 + a**2)
-        for m in range(3, 7)
-        for a in range(m)
+        comb(7, m) * comb(m, a) * comb(7 - m, m - a) / (1 + a**2) for m in range(3, 7) for a in range(m)
     )
     assert TABLE["connect4"][1] == round(recalled / 3304, 3)
     assert TABLE["dyck"][2] == 0
@@ -169,9 +167,9 @@ def test_the_lift_of_the_guide() -> None:
     for (one, other), expected in strings.items():
         found = boundary(lift, lift.state(one), lift.state(other), 3).of(0)
         assert [" ".join(lift.decode(string)) for string in found] == expected
-    out = evaluate_world_model(
-        uniform(lift), lift, n=300, k=3, mode="exact", progress=False
-    ).data.sel(model=["uniform", "legal_only", "automaton"])
+    out = evaluate_world_model(uniform(lift), lift, n=300, k=3, mode="exact", progress=False).data.sel(
+        model=["uniform", "legal_only", "automaton"]
+    )
     assert out["compression_precision"].values.tolist() == [1, 1, 1]
     assert np.isnan(out["distinction_precision"].values[0])
     assert out["distinction_precision"].values[1:].tolist() == [1, 1]

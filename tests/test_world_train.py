@@ -44,9 +44,7 @@ def test_it_learns_and_loads(world: Any, walks: Any, tmp_path: Path) -> None:
     assert data.sizes["step"] == 60
     assert data["held_out_loss"].values[-1] < data["held_out_loss"].values[0]
     assert data["loss"].values[-10:].mean() < data["loss"].values[:10].mean() - 0.3
-    low, value, high = (
-        float(data[f"next_token_validity{e}"].values[-1]) for e in ("_low", "", "_high")
-    )
+    low, value, high = (float(data[f"next_token_validity{e}"].values[-1]) for e in ("_low", "", "_high"))
     assert low < value < high
     words = json.loads((tmp_path / "m/tokens.json").read_text())
     assert list(words) == [*world.tokens, "<pad>"]

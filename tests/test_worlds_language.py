@@ -118,11 +118,7 @@ def test_boundary_of_three_states_by_hand() -> None:
     from mechprobe.worlds import Automaton, boundary, distinguishing_length
 
     world = Automaton(
-        {
-            "idle": {"start": "run"},
-            "run": {"stop": "idle", "fail": "broken"},
-            "broken": {"stop": "idle"},
-        }
+        {"idle": {"start": "run"}, "run": {"stop": "idle", "fail": "broken"}, "broken": {"stop": "idle"}}
     )
 
     def strings(one: str, other: str) -> list[str]:

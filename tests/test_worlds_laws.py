@@ -19,9 +19,7 @@ MAKERS: dict[str, Callable[[Any], Any]] = {
     "dyck end": lambda w: w.Dyck(1, 3, end="end"),
     "counter": lambda w: w.Counter(4),
     "group": lambda w: w.Group("S3", generators="two"),
-    "automaton": lambda w: w.Automaton(
-        {"p": {"a": "q"}, "q": {"b": "p", "c": "r"}, "r": {"a": "r"}}
-    ),
+    "automaton": lambda w: w.Automaton({"p": {"a": "q"}, "q": {"b": "p", "c": "r"}, "r": {"a": "r"}}),
     "automaton end": lambda w: w.Automaton(
         {"p": {"a": "q"}, "q": {"b": "p", "a": "q"}}, finals=["q"], end="end"
     ),
@@ -238,17 +236,13 @@ def test_a_world_needs_little() -> None:
             del tokens
             return np.maximum(states - 1, -1)
 
-        def sample_states(
-            self, rng: np.random.Generator, n: int, *, published: bool = False
-        ) -> np.ndarray:
+        def sample_states(self, rng: np.random.Generator, n: int, *, published: bool = False) -> np.ndarray:
             del published
             return rng.integers(1, 3, (n, 1))
 
         def sample_prefixes(self, states: np.ndarray, *_: Any, **__: Any) -> Prefixes:
             lengths = 3 - states[:, 0]
-            return Prefixes(
-                np.zeros((len(states), 3), dtype=np.int64), lengths, ("",) * len(states)
-            )
+            return Prefixes(np.zeros((len(states), 3), dtype=np.int64), lengths, ("",) * len(states))
 
     world = Countdown("countdown", ["tick"], max_length=5)
     assert isinstance(world, World)

@@ -100,9 +100,7 @@ def test_minimised_automaton_has_the_same_language(table: Rows, seed: int) -> No
     assume(big is not None)
     assert big.tokens == small.tokens
     ids = np.random.default_rng(seed).integers(len(big.tokens), size=(200, 5))
-    np.testing.assert_array_equal(
-        big.accepts(big.initial(200), ids), small.accepts(small.initial(200), ids)
-    )
+    np.testing.assert_array_equal(big.accepts(big.initial(200), ids), small.accepts(small.initial(200), ids))
 
 
 @pytest.mark.parametrize(("n", "states", "words"), [(3, 19, 21), (4, 221, 52), (5, 4666, 105)])
@@ -159,9 +157,7 @@ def test_connect4_refuses() -> None:
         CumulativeConnect4(0)
 
 
-@pytest.mark.parametrize(
-    ("k", "depth", "states"), [(1, 8, 9), (2, 4, 31), (2, 8, 511), (3, 5, 364)]
-)
+@pytest.mark.parametrize(("k", "depth", "states"), [(1, 8, 9), (2, 4, 31), (2, 8, 511), (3, 5, 364)])
 def test_dyck_counts(k: int, depth: int, states: int) -> None:
     from mechprobe.worlds import Dyck
 
@@ -275,9 +271,9 @@ def test_counter_counts() -> None:
     assert world.tokens == ("+2", "+3", "=", "0", "1", "2", "3", "4")
     assert world.accepts(world.initial(), world.encode("+2 +3 +3 = 3 +2 = 0")[None])[0]
     assert not world.accepts(world.initial(), world.encode("+2 = 3")[None])[0]
-    assert world.state_labels(world.run(world.initial(), world.encode("+3 +3")[None]))[
-        "value"
-    ].tolist() == [1]
+    assert world.state_labels(world.run(world.initial(), world.encode("+3 +3")[None]))["value"].tolist() == [
+        1
+    ]
 
 
 def test_without_readout_is_refused_with_the_reason() -> None:

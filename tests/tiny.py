@@ -81,12 +81,7 @@ ARCHITECTURES = (
 
 
 def save_tiny(
-    folder: Path,
-    name: str = "llama",
-    *,
-    tokenizer: bool = False,
-    tasks: bool = False,
-    sharpness: float = 8.0,
+    folder: Path, name: str = "llama", *, tokenizer: bool = False, tasks: bool = False, sharpness: float = 8.0
 ) -> Path:
     """Write a tiny random model as a Hugging Face folder.
 

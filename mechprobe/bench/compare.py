@@ -124,10 +124,7 @@ def _close(ours: Array, theirs: Array, *, relative: bool) -> tuple[bool, str]:
     # The largest of numbers with a NaN among them is NaN, which is not within anything.
     worst = float((np.abs(a - b) / scale).max())
     unit = "of max(1, value)" if relative else "nats"
-    return (
-        worst <= MAX_DIFFERENCE,
-        f"off by at most {worst:.1e} {unit}, {MAX_DIFFERENCE:.0e} allowed",
-    )
+    return (worst <= MAX_DIFFERENCE, f"off by at most {worst:.1e} {unit}, {MAX_DIFFERENCE:.0e} allowed")
 
 
 def _exact(

@@ -50,9 +50,8 @@ class Mechprobe(_Taker):
     def run(self) -> Any:
         """Generate and read."""
         return generate_with_lens(
-            self.model, self.prompt[0].tolist(), max_new_tokens=self.n_steps, top_k=TOP_K,
-            progress=False,
-        )  # fmt: skip
+            self.model, self.prompt[0].tolist(), max_new_tokens=self.n_steps, top_k=TOP_K, progress=False
+        )
 
     def arrays(self, result: Any) -> Arrays:
         """Return the tokens."""
@@ -114,9 +113,12 @@ class HFGenerate(_Taker):
     def run(self) -> Any:
         """Generate."""
         out = self.model.generate(
-            self.prompt, attention_mask=torch.ones_like(self.prompt), do_sample=False,
-            max_new_tokens=self.n_steps, pad_token_id=0,
-        )  # fmt: skip
+            self.prompt,
+            attention_mask=torch.ones_like(self.prompt),
+            do_sample=False,
+            max_new_tokens=self.n_steps,
+            pad_token_id=0,
+        )
         return out[0, self.prompt.shape[1] :]
 
     def arrays(self, result: Any) -> Arrays:

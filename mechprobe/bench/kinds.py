@@ -6,12 +6,7 @@ from mechprobe.bench import compare
 from mechprobe.bench.pieces import WITHOUT
 from mechprobe.bench.report import BenchReport
 from mechprobe.bench.rounds import Kind, run_rounds
-from mechprobe.bench.workload import (
-    generation_workload,
-    heads_workload,
-    lens_workload,
-    world_workload,
-)
+from mechprobe.bench.workload import generation_workload, heads_workload, lens_workload, world_workload
 
 _PACKAGED = "smollm2-135m-instruct"
 KINDS = {

@@ -54,9 +54,7 @@ class Mechprobe(_Taker):
 
     def draw(self, work: str, file: Path) -> None:
         """Write the ids of a workload, for all contenders."""
-        save_ids(
-            file, lens_workload(work).draw(int(self.model.cfg.d_vocab), tokenizer_of(self.model))
-        )
+        save_ids(file, lens_workload(work).draw(int(self.model.cfg.d_vocab), tokenizer_of(self.model)))
 
     def forward(self) -> None:
         """Run the model's body in mechprobe's own micro-batches."""
@@ -88,9 +86,7 @@ class Mechprobe(_Taker):
         with looking_at(self.model) as session:
             return self._exact_logits(session, cells)
 
-    def _exact_logits(
-        self, session: Session, cells: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float64]:
+    def _exact_logits(self, session: Session, cells: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         path = session.unembedding
         W_U, b_U = path.W_U.double(), path.b_U.double()
         rows = torch.empty(len(cells), W_U.shape[0], dtype=path.W_U.dtype)
@@ -167,9 +163,7 @@ def hugging_face(model: str) -> Any:
 
     logging.disable_progress_bar()
     folder = packaged_model()[0] if model == NAME else model
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True
-    )
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return loaded.eval()
 
 

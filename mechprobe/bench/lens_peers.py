@@ -53,9 +53,7 @@ class NNterp(HuggingFaceLoop):
         nnterp: Any = _import("nnterp")
         super().__init__(model)
         self.save: Any = _import("nnsight").save
-        self.traced: Any = nnterp.StandardizedTransformer(
-            self.hf.config.name_or_path, dtype=torch.float32
-        )
+        self.traced: Any = nnterp.StandardizedTransformer(self.hf.config.name_or_path, dtype=torch.float32)
 
     @torch.no_grad()
     def run(self) -> Any:

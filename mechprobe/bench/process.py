@@ -36,20 +36,19 @@ class WorkerProcess:
         # A file, not a pipe: nobody reads it while the worker runs, and a full pipe would stop it.
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mechprobe.bench.worker", kind, contender, model, workload,
-             str(file)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
+            [sys.executable, "-m", "mechprobe.bench.worker", kind, contender, model, workload, str(file)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
             env={**os.environ, "GLIBC_TUNABLES": _TUNABLES + _OWN_TUNABLES.get(contender, "")},
-        )  # fmt: skip
+        )
 
     def __enter__(self) -> "WorkerProcess":
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
             self._process.kill()

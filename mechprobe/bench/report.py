@@ -12,10 +12,7 @@ from mechprobe.bench.compare import Comparison
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_HEADER = (
-    "workload", "contender", "median s", "min s", "max s", "n", "x mechprobe", "extra MB",
-    "outputs",
-)  # fmt: skip
+_HEADER = ("workload", "contender", "median s", "min s", "max s", "n", "x mechprobe", "extra MB", "outputs")
 _NUMBERS = slice(2, 8)
 
 
@@ -117,10 +114,12 @@ class BenchReport:
         from mechprobe.plots.bench import bench_figure
 
         return bench_figure(
-            [row.workload for row in self.rows], [row.contender for row in self.rows],
-            [row.ratio for row in self.rows], f"mechprobe bench {self.model}",
+            [row.workload for row in self.rows],
+            [row.contender for row in self.rows],
+            [row.ratio for row in self.rows],
+            f"mechprobe bench {self.model}",
             machine_line(self.machine),
-        )  # fmt: skip
+        )
 
     def _repr_html_(self) -> str:
         return self.to_html()

@@ -156,9 +156,7 @@ def _begun(name: str, process: WorkerProcess, folder: Path) -> Entry:
     return entry
 
 
-def _compared(
-    compare: Compare, entries: dict[str, Entry], work: str, folder: Path
-) -> list[Comparison]:
+def _compared(compare: Compare, entries: dict[str, Entry], work: str, folder: Path) -> list[Comparison]:
     import numpy as np
 
     found: dict[str, Arrays] = {}
@@ -216,10 +214,16 @@ def _row(name: str, work: str, entries: dict[str, Entry]) -> BenchRow:
     times = f"timed {len(entry.seconds)}x, from the first"
     slow = f"; over {_SLOW_SECONDS:.0f} s a repetition, {times}" if entry.slow else ""
     return BenchRow(
-        name, work, median(entry.seconds), min(entry.seconds), max(entry.seconds),
-        len(entry.seconds), median(theirs / ours for theirs, ours in pairs),
-        max(entry.extra) / 1e6, entry.outputs + slow,
-    )  # fmt: skip
+        name,
+        work,
+        median(entry.seconds),
+        min(entry.seconds),
+        max(entry.seconds),
+        len(entry.seconds),
+        median(theirs / ours for theirs, ours in pairs),
+        max(entry.extra) / 1e6,
+        entry.outputs + slow,
+    )
 
 
 def machine_facts() -> dict[str, str]:

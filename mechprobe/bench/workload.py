@@ -109,10 +109,7 @@ def generation_workload(name: str) -> tuple[Workload, int]:
     """
     shape = _GENERATION.fullmatch(name)
     if shape is None:
-        msg = (
-            f"workload {name!r} is not '<tokens>+<tokens generated>' (two positive integers), as "
-            "'128+32'."
-        )
+        msg = f"workload {name!r} is not '<tokens>+<tokens generated>' (two positive integers), as '128+32'."
         raise ValueError(msg)
     return Workload(name, 1, int(shape[1])), int(shape[2])
 

@@ -54,9 +54,13 @@ class _Taker(Contender):
         with np.load(file) as arrays:
             self.work = world_workload(str(arrays["work"]))
             self.pairs = Pairs(
-                arrays["states1"], arrays["states2"], arrays["prefixes1"], arrays["prefixes2"],
-                int(arrays["n_drawn"]), {},
-            )  # fmt: skip
+                arrays["states1"],
+                arrays["states2"],
+                arrays["prefixes1"],
+                arrays["prefixes2"],
+                int(arrays["n_drawn"]),
+                {},
+            )
         self.request = _request(self.world, self.work)
 
     def forward(self) -> None:
@@ -90,9 +94,14 @@ class Mechprobe(_Taker):
             both = drawn_pairs(self.net, self.world, _request(self.world, size), "random_walk")
         pairs = both[size.metric == "distinction"]
         np.savez(
-            file, work=work, states1=pairs.states1, states2=pairs.states2,
-            prefixes1=pairs.prefixes1, prefixes2=pairs.prefixes2, n_drawn=pairs.n_drawn,
-        )  # fmt: skip
+            file,
+            work=work,
+            states1=pairs.states1,
+            states2=pairs.states2,
+            prefixes1=pairs.prefixes1,
+            prefixes2=pairs.prefixes2,
+            n_drawn=pairs.n_drawn,
+        )
 
     def run(self) -> Arrays:
         """Score the pairs."""
@@ -101,8 +110,7 @@ class Mechprobe(_Taker):
         with looking_at(self.model):
             found = list(scored(tests, self.net, self.world, self.pairs, how))
         return {
-            test: gather(len(self.pairs), [part for name, part in found if name == test])[0]
-            for test in tests
+            test: gather(len(self.pairs), [part for name, part in found if name == test])[0] for test in tests
         }
 
 
@@ -153,10 +161,16 @@ class HFGenerate(_Taker):
     def _suffixes(self, prefix: Ids) -> list[Ids]:
         ids = self.net.ids[torch.as_tensor(prefix)][None]
         said = self.hf.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=True, epsilon_cutoff=EPSILON,
-            top_k=50, max_length=self.request.max_tokens, num_return_sequences=self.work.suffixes,
-            eos_token_id=self.end, pad_token_id=self.end,
-        )[:, len(prefix) :]  # fmt: skip
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=True,
+            epsilon_cutoff=EPSILON,
+            top_k=50,
+            max_length=self.request.max_tokens,
+            num_return_sequences=self.work.suffixes,
+            eos_token_id=self.end,
+            pad_token_id=self.end,
+        )[:, len(prefix) :]
         words = torch.full((int(self.model.cfg.d_vocab),), PAD)
         words[self.net.ids] = torch.arange(len(self.net.ids))
         rows = words[said].numpy()
@@ -183,7 +197,4 @@ def _row(prefixes: Ids, i: int) -> Ids:
     return prefixes[i][prefixes[i] != PAD]
 
 
-CONTENDERS: dict[str, Callable[[str], Contender]] = {
-    "mechprobe": Mechprobe,
-    "hf generate": HFGenerate,
-}
+CONTENDERS: dict[str, Callable[[str], Contender]] = {"mechprobe": Mechprobe, "hf generate": HFGenerate}

@@ -41,8 +41,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(
             list(arguments) if arguments is not None else None,
-            exit_on_error=False, print_error=False, result_action="return_value",
-        )  # fmt: skip
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
     except CycloptsError as error:
         return _complain(f"{error} Try mechprobe --help.", 2)
     except _WRONG_USE as error:

@@ -89,8 +89,16 @@ def bench(
         msg = "bench all runs all there is; --model, --workload, --contender go with one kind."
         raise ValueError(msg)
     found = [
-        run_bench(name, model, workloads=workload, contenders=contender, repeats=repeats,
-                  peers=peers, pieces=pieces, progress=not output.json)
+        run_bench(
+            name,
+            model,
+            workloads=workload,
+            contenders=contender,
+            repeats=repeats,
+            peers=peers,
+            pieces=pieces,
+            progress=not output.json,
+        )
         for name in (KINDS if kind == "all" else [kind])
-    ]  # fmt: skip
+    ]
     return output.deliver(*found)

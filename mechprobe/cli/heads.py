@@ -119,8 +119,9 @@ def heads(
     if _is_grid(scores):
         from mechprobe.heads.by_difficulty import difficulty_of
 
-        more.append(difficulty_of(scores, calibration=calibration, method=method, flip=flip,
-                                  centre=centre, seed=seed))  # fmt: skip
+        more.append(
+            difficulty_of(scores, calibration=calibration, method=method, flip=flip, centre=centre, seed=seed)
+        )
     more += _asked(loaded, task, found, ablate, seed, traits=traits, progress=not output.json)
     if output.html is not None:
         title = f"mechprobe heads: {task.name}"
@@ -132,14 +133,23 @@ def heads(
 
 
 def _asked(
-    model: Any, questions: "Task", found: "HeadSelection", ablate: int, seed: int,
-    *, traits: bool, progress: bool,
-) -> "list[Result]":  # fmt: skip
+    model: Any,
+    questions: "Task",
+    found: "HeadSelection",
+    ablate: int,
+    seed: int,
+    *,
+    traits: bool,
+    progress: bool,
+) -> "list[Result]":
     """Run what was asked for behind the selection."""
     more: list[Result] = []
     if ablate:
-        more.append(mechprobe.ablate_heads(model, questions, found.heads, controls=ablate,
-                                           seed=seed, progress=progress))  # fmt: skip
+        more.append(
+            mechprobe.ablate_heads(
+                model, questions, found.heads, controls=ablate, seed=seed, progress=progress
+            )
+        )
     if traits:
         some = questions.sample(min(len(questions), 32), seed=seed)
         more.append(mechprobe.describe_heads(model, task=some, seed=seed, progress=progress))
@@ -165,16 +175,13 @@ def _is_grid(scores: "HeadScores") -> bool:
     return several and bool((steps >= 0).all())
 
 
-def _show(
-    found: "HeadSelection", scores: "HeadScores", more: "list[Result]", *, json: bool
-) -> None:
+def _show(found: "HeadSelection", scores: "HeadScores", more: "list[Result]", *, json: bool) -> None:
     if json:
         say(found.to_json())
         return
     print_table(found.headline(), found.summary())
     print_table("the model's own answers", scores.baseline())
     audit = scores.data[["shortcut_accuracy", "shortcut_low", "shortcut_high"]].to_dataframe()
-    print_table("what shortcuts alone score (fitted on one half, tested on the other)",
-                audit.round(3))  # fmt: skip
+    print_table("what shortcuts alone score (fitted on one half, tested on the other)", audit.round(3))
     for result in more:
         print_table(type(result).__name__, result.summary())

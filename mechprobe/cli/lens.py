@@ -61,9 +61,16 @@ def lens(
         prompt = mechprobe.chat_prompt(loaded, prompt, answer_start=answer_start)
     shared = {"stream": stream, "norm": norm, "top_k": top_k, "targets": target}
     result = _read_lens(
-        loaded, prompt, generate, continuation, None if all_positions else -1,
-        temperature=temperature, seed=seed, progress=not output.json, **shared,
-    )  # fmt: skip
+        loaded,
+        prompt,
+        generate,
+        continuation,
+        None if all_positions else -1,
+        temperature=temperature,
+        seed=seed,
+        progress=not output.json,
+        **shared,
+    )
     output.deliver(result, result.table(), keep="last")
 
 
@@ -82,6 +89,11 @@ def _read_lens(
     if not generate and continuation is None:
         return mechprobe.logit_lens(model, prompt, positions=positions, **shared)
     return mechprobe.generate_with_lens(
-        model, prompt, max_new_tokens=generate or 1, continuation=continuation,
-        temperature=temperature, seed=seed, **shared,
-    )  # fmt: skip
+        model,
+        prompt,
+        max_new_tokens=generate or 1,
+        continuation=continuation,
+        temperature=temperature,
+        seed=seed,
+        **shared,
+    )

@@ -6,11 +6,7 @@ from mechprobe.cli.show import say
 
 
 def check(
-    model: str = PACKAGED,
-    *,
-    revision: str | None = None,
-    device: str | None = None,
-    json: bool = False,
+    model: str = PACKAGED, *, revision: str | None = None, device: str | None = None, json: bool = False
 ) -> int:
     """Compare what mechprobe reads from a model with the model itself.
 

@@ -57,12 +57,14 @@ class Output:
         """Refuse to start on what could not be written down."""
         require_folders(self.out, self.html)
 
-    def deliver(
-        self, result: "Result", table: "pd.DataFrame | None" = None, keep: Keep = "all"
-    ) -> None:
+    def deliver(self, result: "Result", table: "pd.DataFrame | None" = None, keep: Keep = "all") -> None:
         """Show the result, as its summary or another table, and write it where asked to."""
         shown: Any = result
         deliver(
-            result, shown.summary() if table is None else table,
-            json=self.json, out=self.out, html=self.html, keep=keep,
-        )  # fmt: skip
+            result,
+            shown.summary() if table is None else table,
+            json=self.json,
+            out=self.out,
+            html=self.html,
+            keep=keep,
+        )

@@ -84,9 +84,7 @@ def print_table(title: str, table: "pd.DataFrame", *, keep: Keep = "first") -> N
         console.print(Text(title), soft_wrap=True)
     console.print(drawn)
     if keep == "all" and len(shown) < len(columns):
-        print_table(
-            "", table.iloc[:, [i for i in range(len(columns)) if i not in shown]], keep=keep
-        )
+        print_table("", table.iloc[:, [i for i in range(len(columns)) if i not in shown]], keep=keep)
     elif len(shown) < len(columns):
         say(f"({len(shown)} of {len(columns)} columns fit; all with --out or --html)")
 

@@ -60,10 +60,22 @@ def metrics(
         held_out = read_sequences(sequences, there, legal=True)
     output.deliver(
         mechprobe.evaluate_world_model(
-            model, there, n, suffixes, k, rule, mode, prefixes, seed=seed, sequences=held_out,
-            max_tokens=max_tokens, sensitivity=sensitivity, progress=not output.json, resume=resume,
+            model,
+            there,
+            n,
+            suffixes,
+            k,
+            rule,
+            mode,
+            prefixes,
+            seed=seed,
+            sequences=held_out,
+            max_tokens=max_tokens,
+            sensitivity=sensitivity,
+            progress=not output.json,
+            resume=resume,
         )
-    )  # fmt: skip
+    )
 
 
 @world.command
@@ -93,10 +105,17 @@ def layers(
     model, there = subject.load()
     output.deliver(
         mechprobe.world_by_layer(
-            model, there, n, suffixes, k, rule, seed=seed, sequences=subject.held_out(),
+            model,
+            there,
+            n,
+            suffixes,
+            k,
+            rule,
+            seed=seed,
+            sequences=subject.held_out(),
             progress=not output.json,
         )
-    )  # fmt: skip
+    )
 
 
 @world.command
@@ -131,10 +150,18 @@ def patching(
     model, there = subject.load()
     output.deliver(
         mechprobe.patch_states(
-            model, there, n, layers=layers, positions=tuple(positions or (-1, -2, -3)),
-            extent=extent, k=k, acceptance=rule, seed=seed, progress=not output.json,
+            model,
+            there,
+            n,
+            layers=layers,
+            positions=tuple(positions or (-1, -2, -3)),
+            extent=extent,
+            k=k,
+            acceptance=rule,
+            seed=seed,
+            progress=not output.json,
         )
-    )  # fmt: skip
+    )
 
 
 @world.command
@@ -161,10 +188,15 @@ def detours(
     model, there = subject.load()
     output.deliver(
         mechprobe.detours(
-            model, streets_of(there), kind=kind, p=tuple(p or (0, 0.01, 0.1, 0.5, 0.75)), n=n,
-            seed=seed, progress=not output.json,
+            model,
+            streets_of(there),
+            kind=kind,
+            p=tuple(p or (0, 0.01, 0.1, 0.5, 0.75)),
+            n=n,
+            seed=seed,
+            progress=not output.json,
         )
-    )  # fmt: skip
+    )
 
 
 @world.command(name="map")
@@ -216,10 +248,17 @@ def reconstruct(
         said, name = corrupted(streets, valid, corrupt, seed), f"{name}, {corrupt:g} corrupted"
     output.deliver(
         mechprobe.reconstruct_map(
-            streets, said, degree=degree, radius=reach, measure=measure, keep_failed=keep_failed,
-            seed=seed, name=name, progress=not output.json,
+            streets,
+            said,
+            degree=degree,
+            radius=reach,
+            measure=measure,
+            keep_failed=keep_failed,
+            seed=seed,
+            name=name,
+            progress=not output.json,
         )
-    )  # fmt: skip
+    )
 
 
 @world.command
@@ -336,8 +375,18 @@ def train(
         sequences = read_sequences(walks, there, legal=True)
     output.deliver(
         mechprobe.train_sequence_model(
-            there, sequences, folder=folder, n_layers=layers, d_model=d_model, n_heads=heads,
-            steps=steps, batch_size=batch_size, lr=lr, weight_decay=weight_decay, seed=seed,
-            resume=not restart, progress=not output.json,
+            there,
+            sequences,
+            folder=folder,
+            n_layers=layers,
+            d_model=d_model,
+            n_heads=heads,
+            steps=steps,
+            batch_size=batch_size,
+            lr=lr,
+            weight_decay=weight_decay,
+            seed=seed,
+            resume=not restart,
+            progress=not output.json,
         )
-    )  # fmt: skip
+    )

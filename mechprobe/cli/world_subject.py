@@ -64,10 +64,12 @@ def world_named(text: str) -> "World":
         return worlds.StreetMap.from_edges(text)
     name, *sizes = text.split(":")
     makers = {
-        "grid": (worlds.StreetMap.grid, 1, 1), "othello": (worlds.Othello, 0, 1),
-        "seating": (worlds.Seating, 1, 1), "connect4": (worlds.CumulativeConnect4, 1, 1),
+        "grid": (worlds.StreetMap.grid, 1, 1),
+        "othello": (worlds.Othello, 0, 1),
+        "seating": (worlds.Seating, 1, 1),
+        "connect4": (worlds.CumulativeConnect4, 1, 1),
         "dyck": (worlds.Dyck, 2, 2),
-    }  # fmt: skip
+    }
     make, least, most = makers.get(name, (None, 0, 0))
     fits = least <= len(sizes) <= most and all(size.isdigit() for size in sizes)
     if make is None or not fits:

@@ -104,29 +104,34 @@ def ablate_heads(
     from tqdm.auto import tqdm
 
     total = len(task) * len(conditions)
-    with tqdm(total=total, desc="ablation", unit="prompt", disable=not progress,
-              leave=False) as bar:  # fmt: skip
+    with tqdm(total=total, desc="ablation", unit="prompt", disable=not progress, leave=False) as bar:
         replacement = _Replacement(session, [p.ids for p in found], how, seed)
-        replacement.prepare(
-            sorted({x for some in conditions.values() for x, _ in some}), batch_size
-        )
+        replacement.prepare(sorted({x for some in conditions.values() for x, _ in some}), batch_size)
         answers = {
-            name: reader.read(replacement.edits(some) if some else None, batch_size=batch_size,
-                              done=bar.update)
+            name: reader.read(
+                replacement.edits(some) if some else None, batch_size=batch_size, done=bar.update
+            )
             for name, some in conditions.items()
-        }  # fmt: skip
+        }
     require_effect(session, HEAD_OUTPUT, answers)
     best = better_spelling(answers["intact"], right)
     log_probs = [a[..., best] for a in answers.values()]
     record = call.record(
-        describe(session), task.record(), seed=seed, task=task.name, task_notes=task.notes,
+        describe(session),
+        task.record(),
+        seed=seed,
+        task=task.name,
+        task_notes=task.notes,
         heads=[list(h) for h in chosen],
-    )  # fmt: skip
+    )
     return ablation_of(
         np.stack([choices(a) == right for a in log_probs]),
         np.stack([margins(a, right) for a in log_probs]),
-        group_codes(task), conditions, record, seed=seed,
-    )  # fmt: skip
+        group_codes(task),
+        conditions,
+        record,
+        seed=seed,
+    )
 
 
 def require_heads(session: Session, heads: Sequence[Head]) -> list[Head]:

@@ -62,9 +62,7 @@ class Transfer(Result):
         columns = pd.Index(tasks, name="tested on")
         index = [
             f"{task} ({heads})"
-            for task, heads in zip(
-                d["selected_on"].values.tolist(), d["chosen"].values.tolist(), strict=True
-            )
+            for task, heads in zip(d["selected_on"].values.tolist(), d["chosen"].values.tolist(), strict=True)
         ]
         table = pd.DataFrame(d["accuracy"].values, index=index, columns=columns)
         table.loc["model"] = d["model"].values
@@ -157,9 +155,7 @@ def _transfer_data(parts: dict[str, Part], method: Method, n_bootstrap: int) -> 
         for j, column in enumerate(parts.values()):
             test = column.heads.split.test
             right = column.right(row.chosen, method)
-            matrix[:, i, j] = accuracy_interval(
-                right, column.heads.group[test], n_bootstrap=n_bootstrap
-            )
+            matrix[:, i, j] = accuracy_interval(right, column.heads.group[test], n_bootstrap=n_bootstrap)
             rank[i, j] = rank_correlation(on_calibration, column.accuracies(test))
     both = ("selected_on", "tested_on")
     labels = np.array(names, dtype=object)
@@ -181,10 +177,7 @@ def _baselines(parts: dict[str, Part], n_bootstrap: int) -> xr.Dataset:
         calibration, test = part.heads.split
         choice = better(model_choices(part.data, calibration), test, calibrated=False)
         rule = best_shortcut(part.data)
-        found = {
-            "model": accuracy_of(choice, test, part.data, n_bootstrap),
-            "shortcut": rule.accuracy,
-        }
+        found = {"model": accuracy_of(choice, test, part.data, n_bootstrap), "shortcut": rule.accuracy}
         named = {"model_spelling": choice.spelling, "shortcut_name": rule.name}
         numbers = {
             f"{who}{end}": value
@@ -193,9 +186,7 @@ def _baselines(parts: dict[str, Part], n_bootstrap: int) -> xr.Dataset:
         }
         for key, value in {**numbers, **named}.items():
             columns.setdefault(key, []).append(value)
-    kinds = {
-        key: object if isinstance(values[0], str) else float for key, values in columns.items()
-    }
+    kinds = {key: object if isinstance(values[0], str) else float for key, values in columns.items()}
     return xr.Dataset({k: ("tested_on", np.array(v, dtype=kinds[k])) for k, v in columns.items()})
 
 

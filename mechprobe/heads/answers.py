@@ -35,8 +35,13 @@ class AnswerReader:
         self._path = session.unembedding
         self._proved = False
 
-    def read(self, edits: Edits | None = None, *, batch_size: int | None = None,
-             done: Callable[[int], object] = lambda n: n) -> Answers:  # fmt: skip
+    def read(
+        self,
+        edits: Edits | None = None,
+        *,
+        batch_size: int | None = None,
+        done: Callable[[int], object] = lambda n: n,
+    ) -> Answers:
         """Return log-probabilities (example, candidate, spelling).
 
         Args:

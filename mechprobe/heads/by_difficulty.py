@@ -9,14 +9,7 @@ from jaxtyping import Int
 
 from mechprobe.heads.head_scores import HeadScores
 from mechprobe.heads.part import Part
-from mechprobe.heads.source import (
-    ENDS,
-    best_shortcut,
-    better,
-    derived,
-    model_choices,
-    require_kind,
-)
+from mechprobe.heads.source import ENDS, best_shortcut, better, derived, model_choices, require_kind
 from mechprobe.provenance import Call
 from mechprobe.results.base import Result
 from mechprobe.stats import Calibration, Interval, Method, accuracy_interval
@@ -110,14 +103,7 @@ def difficulty_of(
     call = call or Call("difficulty", locals())
     _check_difficulty(scores.data)
     part = Part.of(
-        scores.data,
-        scores.provenance.arguments.get("score"),
-        calibration,
-        method,
-        k,
-        flip,
-        centre,
-        seed,
+        scores.data, scores.provenance.arguments.get("score"), calibration, method, k, flip, centre, seed
     )
     data = _difficulty_data(part, part.right(part.chosen, method), n_bootstrap)
     record = derived(call, {"": scores.provenance}, seed)

@@ -10,12 +10,7 @@ from torch import Tensor
 from mechprobe.heads.lead import Lead
 from mechprobe.heads.places import Place, Spelling
 from mechprobe.heads.rows import at_row, keep_at
-from mechprobe.kernels.alignment import (
-    attention_logits,
-    attention_weights,
-    cosine_alignment,
-    qk_alignment,
-)
+from mechprobe.kernels.alignment import attention_logits, attention_weights, cosine_alignment, qk_alignment
 from mechprobe.models import PATTERN, AttentionPath, Batch, last_stream
 
 
@@ -157,9 +152,7 @@ class HeadReader:
             capture = self._captures(lambda x: _pattern_sink(q, x, row, keys), PATTERN)
         else:
             capture = self._captures(lambda x: self._key_sink(k, x, keys, lead))
-            capture |= self._captures(
-                lambda x: self._query_sink(q, x, query_at, lead), self.path.q_hook
-            )
+            capture |= self._captures(lambda x: self._query_sink(q, x, query_at, lead), self.path.q_hook)
         capture[last_stream(self.path.session.model)] = keep_at(resid, 0, lead.after(resid_at))
         lead.read(self.path.session, batch, capture)
         shape = (*keys.at.shape[:2], len(self.layers), self.path.n_heads)
@@ -207,9 +200,7 @@ class HeadReader:
             return attention_logits(q, k, weight, self.path.scale(layer), self.path.soft_cap())
         return qk_alignment(q, k, weight)
 
-    def _answers(
-        self, places: Sequence[Place], device: torch.device
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _answers(self, places: Sequence[Place], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Return (example, candidate, token) of every candidate of a batch."""
         rows = [
             (i, c, answer[self.spelling])
@@ -228,9 +219,7 @@ class HeadReader:
 class _Branches:
     """What is read of the one token of every branch: its queries, or the attention it pays."""
 
-    def __init__(
-        self, path: AttentionPath, positions: Tensor, keys: KeyPlaces, n_columns: int
-    ) -> None:
+    def __init__(self, path: AttentionPath, positions: Tensor, keys: KeyPlaces, n_columns: int) -> None:
         self._path, self._positions, self._keys, self._n = path, positions, keys, n_columns
         self.hook = PATTERN if path.score == "attention" else path.q_hook
         self.kept: dict[int, Tensor] = {}

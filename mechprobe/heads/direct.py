@@ -25,9 +25,7 @@ from mechprobe.models import (
 from mechprobe.tasks import Task
 
 
-def direct_logits(
-    session: Session, task: Task, *, progress: bool = True
-) -> npt.NDArray[np.float64]:
+def direct_logits(session: Session, task: Task, *, progress: bool = True) -> npt.NDArray[np.float64]:
     r"""Return each head's share of the logit of the right answer over the best other one.
 
     .. math:: D_{lh} = z_{lh} W_O^{lh} \, N \, (W_U^{right} - W_U^{other})
@@ -53,10 +51,12 @@ def direct_logits(
     others = np.where(np.isnan(log_probs[..., best]), -np.inf, log_probs[..., best])
     np.put_along_axis(others, right[:, None], -np.inf, 1)
     rival = others.argmax(1)
-    ids = np.array([
-        (p.answers[r][SPELLINGS[best]], p.answers[o][SPELLINGS[best]])
-        for p, r, o in zip(found, right, rival, strict=True)
-    ])  # fmt: skip
+    ids = np.array(
+        [
+            (p.answers[r][SPELLINGS[best]], p.answers[o][SPELLINGS[best]])
+            for p, r, o in zip(found, right, rival, strict=True)
+        ]
+    )
     return _attribute(session, [p.ids for p in found], torch.from_numpy(ids), progress=progress)
 
 
@@ -69,8 +69,9 @@ def _attribute(
     n_layers, n_heads = session.n_layers, int(session.cfg.n_heads)
     W_U, W_O = model.W_U.detach(), model.W_O.detach()
     total = torch.zeros(n_layers, n_heads, dtype=torch.float64)
-    with tqdm(total=len(prompts), desc="attribution", unit="prompt", disable=not progress,
-              leave=False) as bar:  # fmt: skip
+    with tqdm(
+        total=len(prompts), desc="attribution", unit="prompt", disable=not progress, leave=False
+    ) as bar:
         for batch in batches(model, prompts):
             ends = torch.tensor([len(prompts[i]) - 1 for i in batch.index])
             kept: dict[int, Tensor] = {}
@@ -82,8 +83,12 @@ def _attribute(
             direction = (W_U[:, pair[:, 0]] - W_U[:, pair[:, 1]]).T
             direction = _through_norm(model, kept.pop(-1), direction)
             for layer, z in kept.items():
-                added = einsum(z.float(), W_O[layer].float(), direction.to(z).float(),
-                               "row head d, head d model, row model -> row head")  # fmt: skip
+                added = einsum(
+                    z.float(),
+                    W_O[layer].float(),
+                    direction.to(z).float(),
+                    "row head d, head d model, row model -> row head",
+                )
                 total[layer] += added.sum(0).double().cpu()
             bar.update(len(batch.index))
     return (total / len(prompts)).numpy()

@@ -157,10 +157,16 @@ class HeadScores(Result):
         for choice in choices:
             value, low, high = accuracy_of(choice, everything, self.data, n_bootstrap)
             rows.append(
-                {"spelling": choice.spelling, "calibrated": choice.calibrated, "accuracy": value,
-                 "low": low, "high": high, "n": int((~np.isnan(choice.right)).sum()),
-                 "better": choice.name in best}
-            )  # fmt: skip
+                {
+                    "spelling": choice.spelling,
+                    "calibrated": choice.calibrated,
+                    "accuracy": value,
+                    "low": low,
+                    "high": high,
+                    "n": int((~np.isnan(choice.right)).sum()),
+                    "better": choice.name in best,
+                }
+            )
         columns = ["spelling", "calibrated", "accuracy", "low", "high", "n", "better"]
         return pd.DataFrame(rows, columns=columns)
 
@@ -175,9 +181,7 @@ class HeadScores(Result):
         note = NOT_HELD_OUT.format(n=n_heads)
         rows = [
             (name, flat[i], note)
-            for name, i in (
-                (self._name(int(i)), i) for i in np.argsort(-flat, kind="stable")[:_TOP]
-            )
+            for name, i in ((self._name(int(i)), i) for i in np.argsort(-flat, kind="stable")[:_TOP])
         ]
         rows.append(("best by chance", chance_ceiling(n_heads, exists), f"expected of {n_heads}"))
         rows.append(("chance", chance_level(exists), "one over the number of candidates"))

@@ -92,9 +92,7 @@ def option_robustness(
         pair = [_head_choices(qk_scores(model, t, **own), index) for t in (task, shuffled)]
         readers[f"L{layer}H{index}"] = (pair[0], pair[1])
     data = _dataset(readers, right, right_shuffled, task, n_options, seed)
-    record = call.record(
-        describe(session), task.record(), seed=seed, task=task.name, task_notes=task.notes
-    )
+    record = call.record(describe(session), task.record(), seed=seed, task=task.name, task_notes=task.notes)
     return OptionRobustness(data, record)
 
 
@@ -149,10 +147,7 @@ def _pride(
     picked = np.full(n, -1, np.int64)
     # Each text's probability, averaged over the letters it stood behind.
     text = np.arange(n_options)
-    by_text = [
-        r[:, np.where(text < n_moved, (text + by) % n_moved, text)]
-        for by, r in enumerate(np.exp(z))
-    ]
+    by_text = [r[:, np.where(text < n_moved, (text + by) % n_moved, text)] for by, r in enumerate(np.exp(z))]
     picked[chosen] = np.mean(by_text, axis=0).argmax(1)
     return np.log(prior), picked
 
@@ -183,8 +178,7 @@ def _dataset(
             for end, value in (("", found.value), ("_low", found.low), ("_high", found.high)):
                 columns.setdefault(name + end, []).append(value)
         predicted.append([float((plain == x).mean()) for x in letters])
-        recall.append([float(first[right == x].mean()) if (right == x).any() else np.nan
-                       for x in letters])  # fmt: skip
+        recall.append([float(first[right == x].mean()) if (right == x).any() else np.nan for x in letters])
     return xr.Dataset(
         {
             **{name: ("reader", values) for name, values in columns.items()},

@@ -7,15 +7,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 
 from mechprobe.heads.source import Source, checked, head_name, source
-from mechprobe.stats import (
-    Calibration,
-    Method,
-    accuracy,
-    choose_heads,
-    predict,
-    readings,
-    split_groups,
-)
+from mechprobe.stats import Calibration, Method, accuracy, choose_heads, predict, readings, split_groups
 from mechprobe.stats.choice import Chosen
 from mechprobe.stats.decisions import Readings
 

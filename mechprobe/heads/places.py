@@ -10,9 +10,8 @@ from mechprobe.tasks.task import ANSWER
 
 Query = Literal["candidate", "last"]
 Key = Literal[
-    "before_answer", "statement_end", "end_of_line", "label", "period", "content_end",
-    "content_mean",
-]  # fmt: skip
+    "before_answer", "statement_end", "end_of_line", "label", "period", "content_end", "content_mean"
+]
 Spelling = Literal["space", "bare"]
 
 QUERIES: tuple[Query, ...] = ("candidate", "last")
@@ -37,9 +36,7 @@ class Place:
     keys: list[list[int]]
 
 
-def places(
-    session: Session, task: Task, query: Query, key: Key | None, spelling: Spelling
-) -> list[Place]:
+def places(session: Session, task: Task, query: Query, key: Key | None, spelling: Spelling) -> list[Place]:
     """Find the tokens to read in every example; without ``key``, those of the answers only.
 
     Positions come from the characters of the whole text, and every one is checked.

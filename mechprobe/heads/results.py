@@ -47,9 +47,16 @@ class HeadAblation(Result):
     def summary(self) -> "pd.DataFrame":
         """Return one row per condition."""
         names = [
-            "accuracy", "accuracy_low", "accuracy_high", "accuracy_change", "accuracy_change_low",
-            "accuracy_change_high", "logit_difference", "logit_difference_change", "heads",
-        ]  # fmt: skip
+            "accuracy",
+            "accuracy_low",
+            "accuracy_high",
+            "accuracy_change",
+            "accuracy_change_low",
+            "accuracy_change_high",
+            "logit_difference",
+            "logit_difference_change",
+            "heads",
+        ]
         return self.data[names].to_dataframe()
 
 
@@ -89,8 +96,7 @@ def ablation_of(
     rows = {
         "accuracy": [accuracy_interval(x, group, **drawn) for x in right],
         "logit_difference": [grouped_bootstrap(x, group, **drawn) for x in gap],
-        "accuracy_change": none
-        + [difference_interval(right[i], right[0], group, **drawn) for i in others],
+        "accuracy_change": none + [difference_interval(right[i], right[0], group, **drawn) for i in others],
         "logit_difference_change": none
         + [grouped_bootstrap(gap[i] - gap[0], group, **drawn) for i in others],
     }
@@ -189,15 +195,10 @@ def steering_of(
         raise ValueError(msg)
     cells = np.full((3, *followed.shape[:2]), np.nan)
     for i, j in np.ndindex(*followed.shape[:2]):
-        cells[:, i, j] = accuracy_interval(
-            followed[i, j], group, n_bootstrap=n_bootstrap, seed=seed
-        )
+        cells[:, i, j] = accuracy_interval(followed[i, j], group, n_bootstrap=n_bootstrap, seed=seed)
     data = xr.Dataset(
         {f"followed{end}": (("condition", "strength"), cells[n]) for n, end in enumerate(ENDS)},
-        coords={
-            "condition": np.array(list(heads), dtype=object),
-            "strength": strength.astype(np.float64),
-        },
+        coords={"condition": np.array(list(heads), dtype=object), "strength": strength.astype(np.float64)},
     )
     data["heads"] = ("condition", _texts(heads))
     data["chance"] = chance
@@ -227,11 +228,7 @@ class HeadTraits(Result):
     """
 
     kind: ClassVar[str] = "head_traits"
-    papers: ClassVar[tuple[str, ...]] = (
-        "olsson2022induction",
-        "wu2024retrieval",
-        "elhage2021framework",
-    )
+    papers: ClassVar[tuple[str, ...]] = ("olsson2022induction", "wu2024retrieval", "elhage2021framework")
 
     def of(self, heads: Sequence[tuple[int, int]]) -> "pd.DataFrame":
         """Return the traits of chosen heads, and how many heads rank above them.

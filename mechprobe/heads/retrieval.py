@@ -49,9 +49,10 @@ def retrieval_scores(
         ids = token_ids(session.model, prompt)[0]
         start = prompt.index(phrase)
         inside = [
-            t for t, (a, b) in enumerate(token_spans(session.model, prompt, ids))
+            t
+            for t, (a, b) in enumerate(token_spans(session.model, prompt, ids))
             if a < start + len(phrase) and b > start
-        ]  # fmt: skip
+        ]
         score, recall = _ask(session, ids, inside)
         if recall >= _RECALL:
             found.append(score)
@@ -70,9 +71,7 @@ def _haystack(rng: random.Random) -> tuple[str, str]:
     return " ".join(filler) + "\nWhat is the secret phrase? The secret phrase is:", phrase
 
 
-def _ask(
-    session: Session, ids: list[int], inside: list[int]
-) -> tuple[npt.NDArray[np.float64], float]:
+def _ask(session: Session, ids: list[int], inside: list[int]) -> tuple[npt.NDArray[np.float64], float]:
     """Answer greedily; return scores and the share of the needle's tokens that were said."""
     n_layers, n_heads = session.n_layers, int(session.cfg.n_heads)
     hits = np.zeros((n_layers, n_heads))

@@ -131,9 +131,14 @@ def qk_scores(
     cells = _Cells(task, chosen, path.n_heads)
     _read(reader, found, query, cells, batch_size, progress=progress)
     record = call.record(
-        describe(session), task.record(), task=task.name, task_notes=task.notes, query=query,
-        key=key, layers=chosen,
-    )  # fmt: skip
+        describe(session),
+        task.record(),
+        task=task.name,
+        task_notes=task.notes,
+        query=query,
+        key=key,
+        layers=chosen,
+    )
     return HeadScores(cells.dataset(_audit(task)), record)
 
 
@@ -191,11 +196,9 @@ def _read(
     prompts = [p.ids for p in found]
     if batch_size is None:
         batch_size = _prompts_per_batch(found, query, reader.lead.n_tokens, branches=branches)
-    parts = batches(model, prompts, batch_size,
-                    equal_lengths=branches and not _may_pad(session, prompts))  # fmt: skip
+    parts = batches(model, prompts, batch_size, equal_lengths=branches and not _may_pad(session, prompts))
     answers = AnswerReader(session, found)
-    with tqdm(total=len(found), desc="heads", unit="prompt", disable=not progress,
-              leave=False) as bar:  # fmt: skip
+    with tqdm(total=len(found), desc="heads", unit="prompt", disable=not progress, leave=False) as bar:
         for batch in parts:
             here = [found[i] for i in batch.index]
             scores, resid = read(batch, here)
@@ -204,9 +207,7 @@ def _read(
             bar.update(len(here))
 
 
-def _prompts_per_batch(
-    found: Sequence[Place], query: Query, n_lead: int, *, branches: bool
-) -> int | None:
+def _prompts_per_batch(found: Sequence[Place], query: Query, n_lead: int, *, branches: bool) -> int | None:
     """Return how many prompts fit when each takes its candidates along; None for as many as ever.
 
     Every candidate holds a copy of its prompt's cache, or runs the whole text. Of a lead, which

@@ -183,14 +183,10 @@ class HeadSelection(Result):
 
         if kind == "map":
             data = self.data[["accuracy_test", "picked", "selected", "chance"]]
-            data = data.assign(
-                accuracy=self.data["accuracy_calibration"], ceiling=self.data["null_max"]
-            )
+            data = data.assign(accuracy=self.data["accuracy_calibration"], ceiling=self.data["null_max"])
             lines = self.headline().split("; ")
             subtitle = "<br>".join([*lines[:2], "; ".join(lines[2:])])
-            return maps.accuracy_map_figure(
-                data, "Calibration accuracy, chosen heads outlined", subtitle
-            )
+            return maps.accuracy_map_figure(data, "Calibration accuracy, chosen heads outlined", subtitle)
         if kind == "null":
             names = ["null_accuracy", "accuracy", "p_value", "chance", "model", "shortcut"]
             return distributions.null_figure(self.data[names], self._names())

@@ -8,13 +8,7 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 
 from mechprobe.provenance import Call, Provenance
-from mechprobe.stats import (
-    Interval,
-    accuracy_interval,
-    centred,
-    decisions,
-    expected_best_by_chance,
-)
+from mechprobe.stats import Interval, accuracy_interval, centred, decisions, expected_best_by_chance
 from mechprobe.stats.decisions import check_scores
 
 ENDS = ("", "_low", "_high")

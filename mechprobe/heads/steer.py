@@ -8,14 +8,7 @@ import torch
 from torch import Tensor
 
 from mechprobe.heads.ablate import Head, control_heads, require_effect, require_heads
-from mechprobe.heads.answers import (
-    AnswerReader,
-    Answers,
-    Edits,
-    better_spelling,
-    choices,
-    group_codes,
-)
+from mechprobe.heads.answers import AnswerReader, Answers, Edits, better_spelling, choices, group_codes
 from mechprobe.heads.capture import key_places
 from mechprobe.heads.places import Key, Place, places
 from mechprobe.heads.results import HeadSteering, steering_of
@@ -89,32 +82,42 @@ def steer_heads(
     from tqdm.auto import tqdm
 
     n_runs = 1 + sum(b > 0 for b in strengths) * len(conditions)
-    with tqdm(total=n_runs * len(task), desc="steering", unit="prompt", disable=not progress,
-              leave=False) as bar:  # fmt: skip
+    with tqdm(
+        total=n_runs * len(task), desc="steering", unit="prompt", disable=not progress, leave=False
+    ) as bar:
         plain = reader.read(batch_size=batch_size, done=bar.update)
         answers: dict[tuple[str, float], Answers] = {
-            (name, float(b)): reader.read(_edits(steered, some, b), batch_size=batch_size,
-                                          done=bar.update) if b > 0 else plain
+            (name, float(b)): reader.read(_edits(steered, some, b), batch_size=batch_size, done=bar.update)
+            if b > 0
+            else plain
             for name, some in conditions.items()
             for b in strengths
-        }  # fmt: skip
+        }
     if any(b > 0 for b in strengths):
         moved = {f"{n} {b}": a for (n, b), a in answers.items() if b > 0}
         require_effect(session, PATTERN, {"intact": plain, **moved})
     best = better_spelling(plain, right)
     followed = [
-        [choices(answers[name, float(b)][..., best]) == target for b in strengths]
-        for name in conditions
+        [choices(answers[name, float(b)][..., best]) == target for b in strengths] for name in conditions
     ]
     record = call.record(
-        describe(session), task.record(), seed=seed, task=task.name, task_notes=task.notes,
+        describe(session),
+        task.record(),
+        seed=seed,
+        task=task.name,
+        task_notes=task.notes,
         heads=[list(h) for h in chosen],
-    )  # fmt: skip
+    )
     chance = float(np.mean([1 / len(e.candidates) for e in task]))
     return steering_of(
-        np.array(followed), group_codes(task), np.array(strengths, np.float64), conditions, record,
-        chance=chance, seed=seed,
-    )  # fmt: skip
+        np.array(followed),
+        group_codes(task),
+        np.array(strengths, np.float64),
+        conditions,
+        record,
+        chance=chance,
+        seed=seed,
+    )
 
 
 def _require_strengths(strengths: Sequence[float]) -> None:
@@ -127,9 +130,7 @@ def _require_strengths(strengths: Sequence[float]) -> None:
 def _targets(n_options: Sequence[int], right: npt.NDArray[np.int64], seed: int) -> list[int]:
     """Draw a wrong option for every question."""
     rng = np.random.default_rng(seed)
-    wrong = [
-        [c for c in range(n) if c != a] for n, a in zip(n_options, right.tolist(), strict=True)
-    ]
+    wrong = [[c for c in range(n) if c != a] for n, a in zip(n_options, right.tolist(), strict=True)]
     return [int(rng.choice(some)) for some in wrong]
 
 

@@ -33,9 +33,7 @@ from mechprobe.models import (
 from mechprobe.provenance import Call
 from mechprobe.tasks import Task
 
-TRAITS = (
-    "induction", "previous_token", "duplicate_token", "retrieval", "ov_copying", "direct_logit",
-)  # fmt: skip
+TRAITS = ("induction", "previous_token", "duplicate_token", "retrieval", "ov_copying", "direct_logit")
 
 Map = npt.NDArray[np.float64]
 
@@ -118,9 +116,12 @@ def describe_heads(
         coords={"layer": np.arange(shape[0]), "head": np.arange(shape[1])},
     )
     record = call.record(
-        describe(session), task.record() if task else "", seed=seed,
-        task=task.name if task else None, task_notes=task.notes if task else None,
-    )  # fmt: skip
+        describe(session),
+        task.record() if task else "",
+        seed=seed,
+        task=task.name if task else None,
+        task_notes=task.notes if task else None,
+    )
     return HeadTraits(data, record)
 
 
@@ -133,8 +134,11 @@ def _repeated(session: Session, length: int, n_sequences: int, seed: int) -> dic
     ids = torch.cat([*lead, first, first], dim=1).to(session.device)
     start = len(lead) + length
     shape = (session.n_layers, int(session.cfg.n_heads))
-    offsets = {"induction": (length - 1, start), "duplicate_token": (length, start),
-               "previous_token": (1, len(lead) + 1)}  # fmt: skip
+    offsets = {
+        "induction": (length - 1, start),
+        "duplicate_token": (length, start),
+        "previous_token": (1, len(lead) + 1),
+    }
     out = {name: np.zeros(shape) for name in offsets}
 
     def sink(layer: int) -> Callable[[Tensor], None]:

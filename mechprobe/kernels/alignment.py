@@ -46,11 +46,11 @@ def qk_alignment(
     exact = torch.promote_types(torch.promote_types(q.dtype, k.dtype), torch.float32)
     # Linear in k: the mean over a span is taken once, not once per head of a group.
     mean = einsum(
-        k.to(exact), weight.to(exact),
+        k.to(exact),
+        weight.to(exact),
         "example candidate token kv d, example candidate token -> example candidate kv d",
-    )  # fmt: skip
-    grouped = rearrange(q.to(exact), "example candidate (kv g) d -> example candidate kv g d",
-                        kv=n_kv)  # fmt: skip
+    )
+    grouped = rearrange(q.to(exact), "example candidate (kv g) d -> example candidate kv g d", kv=n_kv)
     scores = einsum(
         grouped, mean, "example candidate kv g d, example candidate kv d -> example candidate kv g"
     )
@@ -142,9 +142,10 @@ def attention_weights(
     """
     exact = torch.promote_types(pattern.dtype, torch.float32)
     return einsum(
-        pattern.to(exact), weight.to(exact),
+        pattern.to(exact),
+        weight.to(exact),
         "example candidate head token, example candidate token -> example candidate head",
-    )  # fmt: skip
+    )
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -12,22 +12,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechprobe.kernels.gemm import (
-    WORTH_SWITCHING,
-    Gemm,
-    fastest_gemm,
-    onednn_suits,
-    product_of,
-)
+from mechprobe.kernels.gemm import WORTH_SWITCHING, Gemm, fastest_gemm, onednn_suits, product_of
 from mechprobe.kernels.native import MAX_TARGETS, MAX_TOP, WORTH_COMPILING, Native, chooser
 from mechprobe.kernels.processor import processor
 from mechprobe.kernels.source import find_compiler
 
 # With these a user makes torch, MKL and oneDNN calculate otherwise on the same processor.
 _SETTINGS = (
-    "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_DYNAMIC", "MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS",
-    "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA",
-)  # fmt: skip
+    "ATEN_CPU_CAPABILITY",
+    "MKL_CBWR",
+    "MKL_DYNAMIC",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_NUM_THREADS",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+)
 
 Told = dict[str, Any]
 """Plain JSON."""
@@ -116,11 +115,13 @@ def capabilities() -> Told:
         "processor": processor()._asdict(),
         "onednn": {"suits": onednn_suits(), "from_multiplications": WORTH_SWITCHING},
         "compiled": {
-            "compiler": find_compiler(), "from_logits": WORTH_COMPILING,
-            "up_to_top": MAX_TOP, "up_to_targets": MAX_TARGETS,
+            "compiler": find_compiler(),
+            "from_logits": WORTH_COMPILING,
+            "up_to_top": MAX_TOP,
+            "up_to_targets": MAX_TARGETS,
         },
         **settings(torch.device("cpu")),
-    }  # fmt: skip
+    }
 
 
 def settings(device: torch.device) -> Told:

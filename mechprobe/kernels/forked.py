@@ -64,9 +64,7 @@ def forked_attention(
     scores = torch.cat([shared.view(n, n_kv, each, n_pos), own], dim=-1)
     wide = torch.promote_types(scores.dtype, torch.float32)
     weights = scores.softmax(dim=-1, dtype=wide).to(values.dtype)
-    of_prompt = (
-        weights[..., :n_pos].reshape(n * n_kv, each * n_pos).index_select(0, seats.row_of_cell)
-    )
+    of_prompt = weights[..., :n_pos].reshape(n * n_kv, each * n_pos).index_select(0, seats.row_of_cell)
     read = of_prompt.view(n_prompts, n_kv, -1, n_pos) @ values
     found = read.view(-1, each * values.shape[-1]).index_select(0, seats.cell_of_row)
     found = found.view(n, n_kv, each, -1) + weights[..., n_pos:] @ own_values

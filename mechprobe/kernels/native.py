@@ -82,15 +82,21 @@ class Native:
         n_blocks = -(-z.shape[-1] // BLOCK)
         scratch = torch.empty(n_threads, n_blocks, dtype=torch.float32, device=z.device)
         targets = targets.contiguous()
-        found = Reduced.empty(
-            (len(z), z.shape[1]), k, targets.shape[1], dtype=torch.float32, device=z.device
-        )
+        found = Reduced.empty((len(z), z.shape[1]), k, targets.shape[1], dtype=torch.float32, device=z.device)
         cells = _Cells(*(x.data_ptr() for x in found))
         undefined = self.code.reduce(
-            z.data_ptr(), len(z) * z.shape[1], z.shape[2], reference.data_ptr(), z.shape[1],
-            targets.data_ptr(), targets.shape[1], k, scratch.data_ptr(), n_threads,
+            z.data_ptr(),
+            len(z) * z.shape[1],
+            z.shape[2],
+            reference.data_ptr(),
+            z.shape[1],
+            targets.data_ptr(),
+            targets.shape[1],
+            k,
+            scratch.data_ptr(),
+            n_threads,
             ctypes.byref(cells),
-        )  # fmt: skip
+        )
         return None if undefined else found
 
 
@@ -129,9 +135,7 @@ class Chooser:
         self._native: Native | None = None
         self._turn = Lock()
 
-    def get(
-        self, z: Float[Tensor, "... d_vocab"], n_logits: int, k: int, n_targets: int
-    ) -> Native | None:
+    def get(self, z: Float[Tensor, "... d_vocab"], n_logits: int, k: int, n_targets: int) -> Native | None:
         """Return the compiled source where it is to be used, compiling it if need be.
 
         Args:
@@ -185,9 +189,8 @@ def is_exact(native: Native, d_vocab: int = _CHECKED_COLUMNS) -> bool:
     top, top_id = top_k(z[0], _CHECKED_K, block_maxima(z[0]))
     log_z = maxima.amax(-1, keepdim=True) + log_sum[:, None]
     exact = Reduced(
-        top_id, top.double() - log_z, log_z[:, 0], entropy, cross, value.double() - log_z,
-        larger[:, None],
-    )  # fmt: skip
+        top_id, top.double() - log_z, log_z[:, 0], entropy, cross, value.double() - log_z, larger[:, None]
+    )
     pairs = [(a[0], b) for a, b in zip(found, exact, strict=True)]
     return all(
         float((a - b).abs().max()) < _MAX_ERROR if b.is_floating_point() else torch.equal(a, b)

@@ -195,9 +195,7 @@ class Tile:
         self.reference = torch.empty(shape[1], d_vocab, dtype=accumulate, device=W_U.device)
         self.steps = Stepwise(min(n_rows, ROWS_AT_ONCE), W_U, accumulate)
 
-    def logits(
-        self, x: Float[Tensor, "group pos d_model"], path: Gemm
-    ) -> Float[Tensor, "group pos d_vocab"]:
+    def logits(self, x: Float[Tensor, "group pos d_model"], path: Gemm) -> Float[Tensor, "group pos d_vocab"]:
         """``f(einsum(x, W_U, "... d_model, d_model d_vocab -> ... d_vocab") + b_U)`` in the buffer.
 
         ``mm(out=)`` because a fresh 25 MB tensor per tile costs 20 to 35 % in page faults alone.
@@ -256,9 +254,7 @@ class Tile:
         """Reduce a few rows in torch's steps."""
         value = z.gather(-1, targets.expand(*z.shape[:2], -1))
         first = (value if value.shape[-1] else z)[..., :1].contiguous()
-        maxima, log_sum, out.entropy[:], out.cross[:], larger = self.steps(
-            z, self.reference[pos], first
-        )
+        maxima, log_sum, out.entropy[:], out.cross[:], larger = self.steps(z, self.reference[pos], first)
         for t in range(value.shape[-1]):
             count = larger if t == 0 else self.steps.count(z, value[..., t, None].contiguous())
             out.target_rank[..., t] = count.long()

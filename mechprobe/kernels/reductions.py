@@ -36,13 +36,7 @@ class Reduced(NamedTuple):
 
     @classmethod
     def empty(
-        cls,
-        shape: tuple[int, int],
-        k: int,
-        n_targets: int,
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
+        cls, shape: tuple[int, int], k: int, n_targets: int, *, dtype: torch.dtype, device: torch.device
     ) -> "Reduced":
         """Make room, whatever the caller's default dtype and device are."""
 
@@ -52,9 +46,7 @@ class Reduced(NamedTuple):
         def ints(*more: int) -> Tensor:
             return torch.empty(*shape, *more, dtype=torch.int64, device=device)
 
-        return cls(
-            ints(k), floats(k), floats(), floats(), floats(), floats(n_targets), ints(n_targets)
-        )
+        return cls(ints(k), floats(k), floats(), floats(), floats(), floats(n_targets), ints(n_targets))
 
     def part(self, group: slice, pos: slice) -> "Reduced":
         """View the cells of one tile."""
@@ -105,9 +97,7 @@ class Stepwise:
         self._below = torch.empty(n_rows, like.shape[-1], dtype=dtype, device=like.device)
         self._p = torch.empty_like(self._below)
 
-    def distribution(
-        self, z: Float[Tensor, "pos d_vocab"], out: Float[Tensor, "pos d_vocab"]
-    ) -> None:
+    def distribution(self, z: Float[Tensor, "pos d_vocab"], out: Float[Tensor, "pos d_vocab"]) -> None:
         """Write the probabilities of ``z`` to ``out``."""
         below = self._below[: len(z)]
         # Below the largest logit nothing cancels, however large the logits are.

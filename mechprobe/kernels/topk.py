@@ -19,9 +19,7 @@ def block_maxima(values: Float[Tensor, "*row column"]) -> Float[Tensor, "*row bl
 
 
 def top_k(
-    values: Float[Tensor, "row column"],
-    k: int,
-    maxima: Float[Tensor, "row block"] | None = None,
+    values: Float[Tensor, "row column"], k: int, maxima: Float[Tensor, "row block"] | None = None
 ) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row k"]]:
     """Return the ``k`` largest values of each row and their columns.
 

@@ -122,9 +122,7 @@ class Reader:
         Raises:
             NotImplementedError: A stream that the model does not have.
         """
-        found: Callable[[], list[str]] = partial(
-            stream_names, self.session.model, self.entries, self.stream
-        )
+        found: Callable[[], list[str]] = partial(stream_names, self.session.model, self.entries, self.stream)
         return self.session.fact(("streams", self.stream, *self.entries), found)
 
     def _apply_norm(self, rows: Float[Tensor, "entry batch row d_model"]) -> None:

@@ -56,8 +56,7 @@ class Cells:
         self.k = k
         shape = (len(n_valid), max(n_valid), n_layers + 1)
         self.valid = np.arange(shape[1]) < np.asarray(n_valid)[:, None]
-        tails = {"top_id": k, "top_log_prob": k, "target_log_prob": n_targets,
-                 "target_rank": n_targets}  # fmt: skip
+        tails = {"top_id": k, "top_log_prob": k, "target_log_prob": n_targets, "target_rank": n_targets}
         self.arrays: dict[str, npt.NDArray[Any]] = {}
         real = torch.empty(0, dtype=dtype).numpy().dtype
         for name in (field.name for field in fields(Readout)):
@@ -125,12 +124,7 @@ def cells_read(ids: list[list[int]], positions: list[list[int]]) -> Read:
 
 
 def lens_dataset(
-    cells: Cells,
-    read: Read,
-    layers: list[int],
-    targets: Targets,
-    text: TokenText,
-    prompts: Sequence[str],
+    cells: Cells, read: Read, layers: list[int], targets: Targets, text: TokenText, prompts: Sequence[str]
 ) -> xr.Dataset:
     """Label the gathered cells."""
     a = cells.arrays

@@ -132,9 +132,13 @@ def generate_with_lens(
     else:
         walk.force(ids, forced)
     record = call.record(
-        describe(session), [ids], seed=seed if temperature > 0 else None, continuation=forced,
-        layers=reader.layers, targets=wanted.recorded,
-    )  # fmt: skip
+        describe(session),
+        [ids],
+        seed=seed if temperature > 0 else None,
+        continuation=forced,
+        layers=reader.layers,
+        targets=wanted.recorded,
+    )
     return LensResult(walk.dataset(ids), record)
 
 
@@ -219,10 +223,16 @@ class _Walk:
         targets = torch.from_numpy(self.targets.ids[0, steps].copy()).to(rows.device)
         self.reads.append(
             readout(
-                rows, path.W_U, path.b_U, k=self.k, targets=targets, transform=path.transform,
-                steps=self.n_steps // rows.shape[1], buffers=self.buffers,
+                rows,
+                path.W_U,
+                path.b_U,
+                k=self.k,
+                targets=targets,
+                transform=path.transform,
+                steps=self.n_steps // rows.shape[1],
+                buffers=self.buffers,
             )
-        )  # fmt: skip
+        )
 
     def dataset(self, prompt: list[int]) -> Any:
         """Label what was read."""

@@ -172,9 +172,7 @@ def lens_reader(
         raise ValueError(msg)
     require_stream(stream)
     chosen = resolve_layers(session.model, layers, stream)
-    unknown = (
-        [x for x in translators if x not in chosen] if isinstance(translators, Mapping) else []
-    )
+    unknown = [x for x in translators if x not in chosen] if isinstance(translators, Mapping) else []
     if unknown:
         msg = f"translators has layer {unknown[0]!r}, which is not read; layers: {chosen}."
         raise ValueError(msg)
@@ -207,7 +205,13 @@ def _read_batch(
     ids = torch.from_numpy(targets.ids[batch.index][:, :width][valid]).to(rows.device)
     path = reader.path
     read = readout(
-        rows, path.W_U, path.b_U, k=cells.k, targets=ids, transform=path.transform,
-        scratch_bytes=min(plan.tile_bytes, SCRATCH_BYTES), compiled=compute.compiled,
-    )  # fmt: skip
+        rows,
+        path.W_U,
+        path.b_U,
+        k=cells.k,
+        targets=ids,
+        transform=path.transform,
+        scratch_bytes=min(plan.tile_bytes, SCRATCH_BYTES),
+        compiled=compute.compiled,
+    )
     cells.put(batch.index, valid, read, reader.source)

@@ -90,12 +90,14 @@ def vocabulary_neighbors(
     text = TokenText(tokenizer_of(model))
     tokens = ids[0].cpu().numpy().astype(np.int32)
     inputs = {i for pieces, _ in terms.values() for i in pieces}
-    data = xr.Dataset({
-        "token": ("k", tokens),
-        "text": ("k", np.array([text.text(i) for i in tokens.tolist()], dtype=object)),
-        "score": ("k", score[0].cpu().numpy()),
-        "is_input": ("k", np.array([i in inputs for i in tokens.tolist()])),
-    })  # fmt: skip
+    data = xr.Dataset(
+        {
+            "token": ("k", tokens),
+            "text": ("k", np.array([text.text(i) for i in tokens.tolist()], dtype=object)),
+            "score": ("k", score[0].cpu().numpy()),
+            "is_input": ("k", np.array([i in inputs for i in tokens.tolist()])),
+        }
+    )
     if terms:
         data = data.assign(
             weight=("term", np.array([w for _, w in terms.values()])),
@@ -151,17 +153,19 @@ def expressible(model: Model, text: str, *, metric: Metric = "cosine") -> Expres
     other = next(i for i, t in enumerate(ids[0].tolist()) if t not in pieces)
     read = TokenText(tokenizer_of(model))
     own, rival = float(every[0, 0]), float(score[0, other])
-    data = xr.Dataset({
-        "asked": ((), np.array(storable(text), dtype=object)),
-        "token": ("piece", np.array(pieces, np.int32)),
-        "text": ("piece", np.array([read.text(i) for i in pieces], dtype=object)),
-        "one_token": ((), len(pieces) == 1),
-        "own": ((), own),
-        "other": ((), rival),
-        "other_token": ((), np.int32(ids[0, other])),
-        "other_text": ((), np.array(read.text(int(ids[0, other])), dtype=object)),
-        "margin": ((), own - rival),
-    })  # fmt: skip
+    data = xr.Dataset(
+        {
+            "asked": ((), np.array(storable(text), dtype=object)),
+            "token": ("piece", np.array(pieces, np.int32)),
+            "text": ("piece", np.array([read.text(i) for i in pieces], dtype=object)),
+            "one_token": ((), len(pieces) == 1),
+            "own": ((), own),
+            "other": ((), rival),
+            "other_token": ((), np.int32(ids[0, other])),
+            "other_text": ((), np.array(read.text(int(ids[0, other])), dtype=object)),
+            "margin": ((), own - rival),
+        }
+    )
     for score_name in ("own", "other", "margin"):
         data[score_name].attrs = {"long_name": metric, "units": "1"}
     return Expressibility(data, call.record(describe(session), _numbers(x)))

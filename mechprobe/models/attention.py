@@ -91,8 +91,7 @@ class AttentionPath:
         if isinstance(scaling, float | int):
             return float(scaling)
         config: Any = hugging_face(self.session.model).config
-        return plain / (layer + 1) if getattr(config, "scale_attn_by_inverse_layer_idx", False) \
-            else plain  # fmt: skip
+        return plain / (layer + 1) if getattr(config, "scale_attn_by_inverse_layer_idx", False) else plain
 
     def soft_cap(self) -> float | None:
         """Return the cap of the model's attention scores (Gemma-2), if it has one."""
@@ -104,8 +103,7 @@ class AttentionPath:
         if hook.endswith("_normed"):
             # Normed vectors come head first, or before their heads are taken apart (OLMo-2).
             flat = activation.ndim == 3
-            activation = activation.unflatten(-1, (n_heads, d_head)) if flat \
-                else activation.transpose(1, 2)  # fmt: skip
+            activation = activation.unflatten(-1, (n_heads, d_head)) if flat else activation.transpose(1, 2)
         if activation.ndim != 4 or activation.shape[2:] != (n_heads, d_head):
             msg = (
                 f"{hook} of {self.session.name} has shape {tuple(activation.shape)}; expected "
@@ -288,9 +286,12 @@ def _layer_error(path: AttentionPath, ids: Tensor, layer: int) -> float:
     k = path.at(path.keys(kept[path.k_hook]), positions)
     # Every position is a candidate query; every key is read alone.
     ours = torch.stack(
-        [attention_logits(q, k[:, None, [t]], q.new_ones(1, 1, 1), path.scale(layer),
-                          path.soft_cap())[0] for t in range(n)], dim=-1,
-    )  # fmt: skip
+        [
+            attention_logits(q, k[:, None, [t]], q.new_ones(1, 1, 1), path.scale(layer), path.soft_cap())[0]
+            for t in range(n)
+        ],
+        dim=-1,
+    )
     theirs = kept[SCORES][0].transpose(0, 1).to(ours)
     seen = torch.ones(n, n, dtype=torch.bool, device=ids.device).tril()[:, None]
     # Beyond a sliding window the model sees nothing either.

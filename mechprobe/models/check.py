@@ -108,9 +108,11 @@ def check_model(model: Model, *, strict: bool = False) -> ModelCheck:
     session = opened(model)
     ids = _sample(session)
     lines = (
-        _hugging_face(session, ids), _last_row(session, ids), *_paths(session, ids),
+        _hugging_face(session, ids),
+        _last_row(session, ids),
+        *_paths(session, ids),
         _scores(session, ids),
-    )  # fmt: skip
+    )
     result = ModelCheck(str(getattr(session.cfg, "model_name", session.name)), lines)
     if strict and not result.passed:
         raise ValueError(str(result))
@@ -170,14 +172,17 @@ def _paths(session: Session, ids: Tensor) -> list[CheckLine]:
     mask = torch.ones_like(pair)
     mask[1, n // 2 :] = 0
     own = _own_log_probs(session, pair, mask)
-    found = [_line(session, name.format("padded"), *(
-        x[mask > 0] for x in (_taken(session, pair, mask), own)
-    ))]  # fmt: skip
+    found = [
+        _line(session, name.format("padded"), *(x[mask > 0] for x in (_taken(session, pair, mask), own)))
+    ]
     n_long = _long(session)
     if n_long:
         long = ids.repeat(1, -(-n_long // n))[:, :n_long]
-        found.append(_line(session, name.format(f"{n_long} tokens"), _taken(session, long),
-                           _own_log_probs(session, long)))  # fmt: skip
+        found.append(
+            _line(
+                session, name.format(f"{n_long} tokens"), _taken(session, long), _own_log_probs(session, long)
+            )
+        )
     if not branching(session.model):
         note = "keeps no cache to continue from"
         return [*found, CheckLine(name.format("continued"), torch.nan, 0.0, note)]
@@ -211,9 +216,7 @@ def _line(session: Session, name: str, ours: Tensor, own: Tensor) -> CheckLine:
 
 
 def _log_probs(logits: Tensor) -> Tensor:
-    return (
-        logits.detach().cpu().to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-    )
+    return logits.detach().cpu().to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
 def _scores(session: Session, ids: Tensor) -> CheckLine:

@@ -234,8 +234,17 @@ class Cursor:
             ids = ids[row]
             mask, at = (None if x is None else x[row] for x in (mask, at))
             sinks = {name: partial(_by_row, sink, slot) for name, sink in sinks.items()}
-        done = run(session, ids, sinks, edit=edit, mask=mask, positions=at, logits=logits,
-                   cache=cache, keep_cache=keep or cache is not None)  # fmt: skip
+        done = run(
+            session,
+            ids,
+            sinks,
+            edit=edit,
+            mask=mask,
+            positions=at,
+            logits=logits,
+            cache=cache,
+            keep_cache=keep or cache is not None,
+        )
         self._cache = done.cache if keep else None
         if done.logits is not None:
             return done.logits if slot is None else done.logits[slot]

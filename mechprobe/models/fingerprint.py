@@ -33,18 +33,32 @@ from mechprobe.models.internals import (
     roots,
 )
 
-_PLAIN = frozenset({
-    bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, type,
-})  # fmt: skip
+_PLAIN = frozenset(
+    {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, type}
+)
 # What torch keeps in every module, and what no forward pass reads or is looked at apart.
-_APART = frozenset({
-    "training", "_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks",
-    "_non_persistent_buffers_set", "_backward_hooks", "_backward_pre_hooks",
-    "_is_full_backward_hook",
-    "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs",
-    "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
-    "_load_state_dict_post_hooks", "_compiled_call_impl",
-})  # fmt: skip
+_APART = frozenset(
+    {
+        "training",
+        "_parameters",
+        "_buffers",
+        "_modules",
+        "_forward_hooks",
+        "_forward_pre_hooks",
+        "_non_persistent_buffers_set",
+        "_backward_hooks",
+        "_backward_pre_hooks",
+        "_is_full_backward_hook",
+        "_forward_hooks_with_kwargs",
+        "_forward_hooks_always_called",
+        "_forward_pre_hooks_with_kwargs",
+        "_state_dict_hooks",
+        "_state_dict_pre_hooks",
+        "_load_state_dict_pre_hooks",
+        "_load_state_dict_post_hooks",
+        "_compiled_call_impl",
+    }
+)
 _SKIPPED = _APART | NOTES | RECIPES
 _SEVERAL = (list, tuple, set, frozenset, deque)
 _CONTAINERS = (dict, list, set, OrderedDict)
@@ -155,8 +169,9 @@ class _Walk:
             else:
                 parts = [
                     (k, v if v.__class__ in _PLAIN else self._value(v, name))
-                    for k, v in vars(found).items() if k not in _SKIPPED
-                ]  # fmt: skip
+                    for k, v in vars(found).items()
+                    if k not in _SKIPPED
+                ]
                 self.out.append((type(found), parts))
 
     def _look_at_module(self, module: nn.Module, name: str) -> None:

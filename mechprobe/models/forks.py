@@ -26,8 +26,16 @@ from mechprobe.models.twin import twin_of
 
 ATTENTION = "mechprobe_forks"
 # What transformers hands to any attention, and what changes nothing in that of one query.
-_HARMLESS = {"position_ids", "cache_position", "use_cache", "output_attentions", "logits_to_keep",
-             "is_causal", "output_hidden_states", "output_router_logits"}  # fmt: skip
+_HARMLESS = {
+    "position_ids",
+    "cache_position",
+    "use_cache",
+    "output_attentions",
+    "logits_to_keep",
+    "is_causal",
+    "output_hidden_states",
+    "output_router_logits",
+}
 # Share of prompts that rows still continue, below which the others are given up.
 _DENSE_ENOUGH = 0.75
 # What a model whose attention is its own stumbles over.
@@ -82,9 +90,7 @@ class ForkCache(SlotCache):
         prompt: Prompt of each row.
     """
 
-    def __init__(
-        self, layers: list[SlotLayer], n_rows: int, prompts: PromptCache, prompt: Rows
-    ) -> None:
+    def __init__(self, layers: list[SlotLayer], n_rows: int, prompts: PromptCache, prompt: Rows) -> None:
         super().__init__(layers, n_rows)
         self.prompts, self.prompt = prompts, prompt
 
@@ -168,10 +174,7 @@ def _may_fork(session: Session) -> bool:
 
 @torch.no_grad()
 def continue_rows(
-    session: Session,
-    ids: Int[Tensor, "row 1"],
-    positions: Int[Tensor, "row 1"],
-    cache: ForkCache,
+    session: Session, ids: Int[Tensor, "row 1"], positions: Int[Tensor, "row 1"], cache: ForkCache
 ) -> Float[Tensor, "row 1 d_vocab"]:
     """Read one more token of each row and return the logits behind it.
 
@@ -191,8 +194,14 @@ def continue_rows(
     # Told of no padding, transformers looks for it in the ids.
     mask = torch.ones_like(row)[:, None]
     with gemm_path(path):
-        out = body(input_ids=ids[row], attention_mask=mask, position_ids=positions[row],
-                   past_key_values=cache, use_cache=True, forks=(prompts, seats))  # fmt: skip
+        out = body(
+            input_ids=ids[row],
+            attention_mask=mask,
+            position_ids=positions[row],
+            past_key_values=cache,
+            use_cache=True,
+            forks=(prompts, seats),
+        )
     logits: Tensor = out.logits[:, -1:]
     return logits[torch.as_tensor(cache.slot)]
 
@@ -216,6 +225,7 @@ def _attention(
         raise NotImplementedError(msg)
     (prompts, seats), layer = forks, module.layer_idx
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out = forked_attention(query[:, :, 0], prompts.keys[layer], prompts.values[layer], key, value,
-                           seats, scale, prompts.bias)  # fmt: skip
+    out = forked_attention(
+        query[:, :, 0], prompts.keys[layer], prompts.values[layer], key, value, seats, scale, prompts.bias
+    )
     return out[:, None], None

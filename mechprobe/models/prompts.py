@@ -123,9 +123,7 @@ def _refuse_padding(model: Model, ids: list[int], i: int) -> None:
 
     A tokenizer's EOS is looked for too, whatever its padding is: many scripts pad with it.
     """
-    pad, eos, bos = (
-        getattr(tokenizer_of(model), f"{name}_token_id", None) for name in ("pad", "eos", "bos")
-    )
+    pad, eos, bos = (getattr(tokenizer_of(model), f"{name}_token_id", None) for name in ("pad", "eos", "bos"))
     for fill in dict.fromkeys(f for f in (pad, eos) if f is not None):
         own = fill in (eos, bos)
         ends = [sum(1 for _ in takewhile(fill.__eq__, row)) for row in (ids, reversed(ids))]
@@ -211,11 +209,7 @@ def ids_in_context(model: Model, context: str, word: str) -> list[int]:
 
 
 def batches(
-    model: Model,
-    ids: Sequence[Sequence[int]],
-    batch_size: int | None = None,
-    *,
-    equal_lengths: bool = False,
+    model: Model, ids: Sequence[Sequence[int]], batch_size: int | None = None, *, equal_lengths: bool = False
 ) -> list[Batch]:
     """Group prompts of similar length, so that little is padded and memory stays bounded.
 
@@ -253,9 +247,7 @@ def _pad(model: Model, index: list[int], ids: list[Sequence[int]]) -> Batch:
     return Batch(index, rows.to(device), None if whole else mask.to(device))
 
 
-def chat_prompt(
-    model: Model, user: str, *, system: str | None = None, answer_start: str = ""
-) -> str:
+def chat_prompt(model: Model, user: str, *, system: str | None = None, answer_start: str = "") -> str:
     """Return ``user`` in the model's own chat template, ready to be passed as a prompt.
 
     Args:

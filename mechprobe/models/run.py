@@ -211,9 +211,14 @@ def _kind(session: Session, what: Pass, attention: str | None) -> Kind:
     narrow = window(session.model)
     padded = what.mask is not None and not bool(what.mask.all())
     return Kind(
-        attention, len(what.ids) > 1, padded, what.positions is not None,
-        what.cache is not None, what.keep_cache, narrow is not None and what.width > narrow,
-    )  # fmt: skip
+        attention,
+        len(what.ids) > 1,
+        padded,
+        what.positions is not None,
+        what.cache is not None,
+        what.keep_cache,
+        narrow is not None and what.width > narrow,
+    )
 
 
 def _compared(
@@ -274,10 +279,7 @@ def _until_heard(capture: Mapping[str, Sink]) -> dict[str, Sink]:
 
 
 def _run_own(
-    session: Session,
-    what: Pass,
-    capture: Mapping[str, Sink],
-    edit: Mapping[str, Edit] | None = None,
+    session: Session, what: Pass, capture: Mapping[str, Sink], edit: Mapping[str, Edit] | None = None
 ) -> Run:
     """Run the model as its user does, with what hangs on it."""
     edits = edit or {}
@@ -291,9 +293,11 @@ def _run_own(
         expand_positions(model, len(what.ids))
         # Somebody's hook may hang on the whole model, and hear it only if all of it is run.
         return _forward(
-            hugging_face(model), what, bare=session.fingerprint.is_calm,
+            hugging_face(model),
+            what,
+            bare=session.fingerprint.is_calm,
             stateful=bool(getattr(session.cfg, "is_stateful", False)),
-        )  # fmt: skip
+        )
 
 
 def _as_hook(sink: Sink) -> Callable[..., None]:

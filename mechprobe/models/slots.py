@@ -40,11 +40,7 @@ class SlotLayer(DynamicLayer):
         self._n_rows, self._length = 0, 0
 
     def update(
-        self,
-        key_states: Tensor,
-        value_states: Tensor,
-        *args: Any,
-        **kwargs: Any,
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Write new columns and return all."""
         del args, kwargs

@@ -18,15 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mechprobe.models.internals import (
-    KEY,
-    QUERY,
-    attention_name,
-    blocks,
-    hugging_face,
-    original,
-    stream_name,
-)
+from mechprobe.models.internals import KEY, QUERY, attention_name, blocks, hugging_face, original, stream_name
 from mechprobe.models.protocol import Sink, is_bridge
 from mechprobe.models.session import Session
 

@@ -52,10 +52,7 @@ class Unembedding:
         return z if self.transform is None else self.transform(z)
 
     def require_identity(
-        self,
-        resid: Float[Tensor, "row d_model"],
-        logits: Float[Tensor, "row d_vocab"],
-        name: str,
+        self, resid: Float[Tensor, "row d_model"], logits: Float[Tensor, "row d_vocab"], name: str
     ) -> float:
         """Refuse unless this path, on the last block's output, gives the model's own logits.
 

@@ -12,11 +12,7 @@ _ROW, _PANEL = 30, 430
 
 
 def bench_figure(
-    workloads: Sequence[str],
-    contenders: Sequence[str],
-    ratios: Sequence[float],
-    title: str,
-    subtitle: str,
+    workloads: Sequence[str], contenders: Sequence[str], ratios: Sequence[float], title: str, subtitle: str
 ) -> go.Figure:
     """Draw times as bars, in units of mechprobe's; contenders without a time are left out.
 
@@ -31,8 +27,12 @@ def bench_figure(
         A figure with a transparent background.
     """
     panels = list(dict.fromkeys(workloads))
-    figure = make_subplots(1, len(panels), subplot_titles=[markup(p) for p in panels],
-                           horizontal_spacing=0.26 / len(panels) + 0.06)  # fmt: skip
+    figure = make_subplots(
+        1,
+        len(panels),
+        subplot_titles=[markup(p) for p in panels],
+        horizontal_spacing=0.26 / len(panels) + 0.06,
+    )
     most = 0
     for column, panel in enumerate(panels, 1):
         rows = [
@@ -44,9 +44,11 @@ def bench_figure(
         _bars(figure, rows, column)
     styled(figure, markup(title), markup(subtitle), height=150 + _ROW * most)
     figure.update_layout(
-        width=120 + _PANEL * len(panels), margin={"l": 160, "r": 30, "t": 96, "b": 44},
-        showlegend=False, bargap=0.3,
-    )  # fmt: skip
+        width=120 + _PANEL * len(panels),
+        margin={"l": 160, "r": 30, "t": 96, "b": 44},
+        showlegend=False,
+        bargap=0.3,
+    )
     figure.update_xaxes(title="times mechprobe's time")
     figure.update_annotations(font={"size": 13})
     return figure

@@ -143,10 +143,7 @@ def _hover(data: xr.Dataset) -> list[list[str]]:
 
 def _name_axes(figure: go.Figure, data: xr.Dataset) -> None:
     axis = {"type": "linear", "showgrid": False, "ticks": "", "showline": False}
-    for update, name, most in (
-        (figure.update_xaxes, "head", 32),
-        (figure.update_yaxes, "layer", 24),
-    ):
+    for update, name, most in ((figure.update_xaxes, "head", 32), (figure.update_yaxes, "layer", 24)):
         at, text = thinned(data[name].values.tolist(), most)
         n = data.sizes[name]
         update(

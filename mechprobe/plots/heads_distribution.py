@@ -41,10 +41,7 @@ def distribution_figure(data: xr.Dataset, name: str, subtitle: str) -> go.Figure
     else:
         is_right = np.arange(score.shape[1]) == answer[:, None]
         known = ~np.isnan(score)
-        parts = {
-            "right candidate": score[is_right & known],
-            "wrong candidates": score[~is_right & known],
-        }
+        parts = {"right candidate": score[is_right & known], "wrong candidates": score[~is_right & known]}
         title, axis = f"Scores of {name}, right and wrong candidates", "score"
     figure = _histograms(parts, title, subtitle, axis)
     if two:
@@ -52,9 +49,7 @@ def distribution_figure(data: xr.Dataset, name: str, subtitle: str) -> go.Figure
     return figure
 
 
-def _histograms(
-    parts: dict[str, npt.NDArray[np.float64]], title: str, subtitle: str, axis: str
-) -> go.Figure:
+def _histograms(parts: dict[str, npt.NDArray[np.float64]], title: str, subtitle: str, axis: str) -> go.Figure:
     everything = np.concatenate(list(parts.values()))
     edges = np.histogram_bin_edges(everything, bins=_BINS)
     figure = go.Figure()
@@ -124,9 +119,7 @@ def null_figure(data: xr.Dataset, name: str) -> go.Figure:
 
 
 def _mark_zero(figure: go.Figure) -> None:
-    figure.add_shape(
-        type="line", x0=0, x1=0, y0=0, y1=1, yref="paper", line={"color": INK, "width": 1.5}
-    )
+    figure.add_shape(type="line", x0=0, x1=0, y0=0, y1=1, yref="paper", line={"color": INK, "width": 1.5})
 
 
 def _finish(figure: go.Figure, across: str, up: str) -> None:

@@ -38,10 +38,7 @@ def transfer_figure(data: xr.Dataset) -> go.Figure:
     matrix = data["accuracy"].transpose("selected_on", "tested_on").values
     baselines = np.stack([data["model"].values, data["shortcut"].values])
     chosen = data["chosen"].values.tolist()
-    names = [
-        f"{label(str(r), _NAME)}<br>{label(str(c), _NAME)}"
-        for r, c in zip(rows, chosen, strict=True)
-    ]
+    names = [f"{label(str(r), _NAME)}<br>{label(str(c), _NAME)}" for r, c in zip(rows, chosen, strict=True)]
     hover = _transfer_hover(data)
     heat = _cells(matrix.astype(np.float64), hover[: len(rows)])
     below = _cells(baselines.astype(np.float64), hover[len(rows) :])
@@ -53,9 +50,7 @@ def transfer_figure(data: xr.Dataset) -> go.Figure:
     subtitle = "row: where the heads were chosen; column: where they were tested, held out"
     styled(figure, "Do heads transfer?", subtitle, height=height)
     width = max(640, 160 * len(columns) + 330)
-    figure.update_layout(
-        width=width, margin={"l": 24, "r": 120, "t": 84, "b": 24}, coloraxis=_COLORS
-    )
+    figure.update_layout(width=width, margin={"l": 24, "r": 120, "t": 84, "b": 24}, coloraxis=_COLORS)
     _integer_axes(figure)
     figure.update_xaxes(
         title_text="tested on",
@@ -134,19 +129,13 @@ def difficulty_figure(data: xr.Dataset) -> go.Figure:
     height = max(38 * len(steps), 150) + 200
     subtitle = "accuracy on held-out examples; heads chosen on other examples of all cells"
     styled(figure, "As questions get harder", subtitle, height=height)
-    figure.update_layout(
-        width=width,
-        margin={"l": 60, "r": 110, "t": 116, "b": 52},
-        coloraxis=_COLORS,
-    )
+    figure.update_layout(width=width, margin={"l": 60, "r": 110, "t": 116, "b": 52}, coloraxis=_COLORS)
     figure.update_annotations(font={"size": 13})
     _integer_axes(figure)
     ticks = {"tickvals": list(range(len(distractors))), "ticktext": [str(v) for v in distractors]}
     figure.update_xaxes(title_text="distractors", **ticks)
     figure.update_yaxes(
-        tickvals=list(range(len(steps))),
-        ticktext=[str(v) for v in steps],
-        range=[-0.5, len(steps) - 0.5],
+        tickvals=list(range(len(steps))), ticktext=[str(v) for v in steps], range=[-0.5, len(steps) - 0.5]
     )
     figure.update_yaxes(title_text="steps", col=1)
     return figure

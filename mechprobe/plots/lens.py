@@ -125,13 +125,7 @@ def _heat(data: xr.Dataset, kind: str) -> go.Heatmap:
         hovertemplate="%{hovertext}<extra></extra>",
         colorscale=list(shade.scale),
         # Its place counts in widths of the plot: at 1.02 it would float away from a wide one.
-        colorbar={
-            "title": {"text": bar},
-            "thickness": 14,
-            "outlinewidth": 0,
-            "x": 1,
-            "xpad": 14,
-        },
+        colorbar={"title": {"text": bar}, "thickness": 14, "outlinewidth": 0, "x": 1, "xpad": 14},
         xgap=1,
         ygap=1,
     )

@@ -22,15 +22,18 @@ def letters_figure(data: xr.Dataset) -> go.Figure:
     figure = go.Figure()
     for name, (shares, color) in bars.items():
         figure.add_bar(
-            x=letters, y=shares, name=name, marker={"color": color},
+            x=letters,
+            y=shares,
+            name=name,
+            marker={"color": color},
             hovertemplate=f"{name}: %{{x}} %{{y:.1%}}<extra></extra>",
-        )  # fmt: skip
-    styled(figure, "Letters answered", "a reader without letter bias follows the grey bars",
-           height=360)  # fmt: skip
+        )
+    styled(figure, "Letters answered", "a reader without letter bias follows the grey bars", height=360)
     figure.update_layout(
-        barmode="group", margin={"l": 64, "r": 24, "t": 96, "b": 48},
+        barmode="group",
+        margin={"l": 64, "r": 24, "t": 96, "b": 48},
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "font": {"size": 11}},
-    )  # fmt: skip
+    )
     figure.update_xaxes(title="letter", type="category")
     figure.update_yaxes(title="share of questions", tickformat=".0%", rangemode="tozero")
     return figure

@@ -10,9 +10,16 @@ SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 # D3's ten categories, less its grey, which is the ink here.
 CATEGORIES = (
-    "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22",
+    "#1f77b4",
+    "#ff7f0e",
+    "#2ca02c",
+    "#d62728",
+    "#9467bd",
+    "#8c564b",
+    "#e377c2",
+    "#bcbd22",
     "#17becf",
-)  # fmt: skip
+)
 
 
 def styled(figure: go.Figure, title: str, subtitle: str = "", *, height: int) -> go.Figure:

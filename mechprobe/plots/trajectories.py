@@ -111,9 +111,7 @@ def _own_lines(data: xr.Dataset) -> list[_Line]:
     return [_line(data, pos, str(text[pos]), log_prob[pos], 0) for pos in range(len(token))]
 
 
-def _line(
-    data: xr.Dataset, pos: int, token: str, values: npt.NDArray[np.float64], group: int
-) -> _Line:
+def _line(data: xr.Dataset, pos: int, token: str, values: npt.NDArray[np.float64], group: int) -> _Line:
     read, position = str(data["token_text"].values[pos]), int(data["position"].values[pos])
     return _Line(label(token, 16), label(read, 12), position, values, group)
 

@@ -109,8 +109,7 @@ def _check_kind(kind: str) -> None:
 def _metric(data: xr.Dataset) -> str:
     """Return the name of the score, which the variable carries."""
     name = "score" if "score" in data else "own"
-    return str({"dot": "dot product", "cosine": "cosine"}.get(data[name].attrs.get("long_name", ""),
-                                                              "score"))  # fmt: skip
+    return str({"dot": "dot product", "cosine": "cosine"}.get(data[name].attrs.get("long_name", ""), "score"))
 
 
 def _query(data: xr.Dataset) -> str:

@@ -34,22 +34,36 @@ def training_figure(data: xr.Dataset, kind: str, name: str = "") -> go.Figure:
     titles = ["loss, nats per word", "next-token validity, held out"]
     figure = make_subplots(1, 2, subplot_titles=titles, horizontal_spacing=0.1)
     figure.add_scatter(
-        x=step[width - 1 :].tolist(), y=smooth.tolist(), name="batches", mode="lines",
-        line={"color": "#8a8a8a", "width": 1.2}, row=1, col=1,
+        x=step[width - 1 :].tolist(),
+        y=smooth.tolist(),
+        name="batches",
+        mode="lines",
+        line={"color": "#8a8a8a", "width": 1.2},
+        row=1,
+        col=1,
         hovertemplate="step %{x}: %{y:.3f}<extra>batches</extra>",
-    )  # fmt: skip
+    )
     at = data["evaluated"].values.tolist()
     figure.add_scatter(
-        x=at, y=data["held_out_loss"].values.tolist(), name="held out", mode="lines+markers",
-        line={"color": _OTHER}, row=1, col=1,
+        x=at,
+        y=data["held_out_loss"].values.tolist(),
+        name="held out",
+        mode="lines+markers",
+        line={"color": _OTHER},
+        row=1,
+        col=1,
         hovertemplate="step %{x}: %{y:.4f}<extra>held out</extra>",
-    )  # fmt: skip
+    )
     figure.add_scatter(**_curve(data, "next_token_validity", at, "validity", _MODEL), row=1, col=2)
     best = float(data["next_token_validity"].values[-1])
     subtitle = f"{titled(name)}at the end {best:.4f} of held-out words are legal"
     styled(figure, "How the model learned", subtitle, height=380)
-    figure.update_layout(width=900, margin={"l": 56, "r": 24, "t": 104, "b": 52}, showlegend=True,
-                         legend={"x": 0.42, "xanchor": "right", "y": 0.98})  # fmt: skip
+    figure.update_layout(
+        width=900,
+        margin={"l": 56, "r": 24, "t": 104, "b": 52},
+        showlegend=True,
+        legend={"x": 0.42, "xanchor": "right", "y": 0.98},
+    )
     figure.update_traces(showlegend=False, col=2)
     figure.update_annotations(font={"size": 13})
     figure.update_xaxes(title_text="step", rangemode="tozero")
@@ -90,15 +104,21 @@ def detours_figure(data: xr.Dataset, kind: str, name: str, forced: str) -> go.Fi
         shares = data["outcome_share"].transpose("outcome", "p").values
         for i, outcome in enumerate(data["outcome"].values.tolist()):
             figure.add_bar(
-                x=places, y=shares[i].tolist(), name=markup(str(outcome)),
+                x=places,
+                y=shares[i].tolist(),
+                name=markup(str(outcome)),
                 marker={"color": _OUTCOMES[i], "opacity": 0.75},
                 hovertemplate=f"{markup(str(outcome))}: %{{y:.3f}}<extra></extra>",
-            )  # fmt: skip
+            )
         styled(figure, "What becomes of the trips", subtitle, height=400)
         figure.update_layout(barmode="stack", bargap=0.35)
     figure.update_layout(width=760, margin={"l": 64, "r": 24, "t": 76, "b": 56}, showlegend=True)
-    figure.update_xaxes(title_text="probability of a detour at each word", tickvals=places,
-                        ticktext=[f"{v:g}" for v in p], type="linear")  # fmt: skip
+    figure.update_xaxes(
+        title_text="probability of a detour at each word",
+        tickvals=places,
+        ticktext=[f"{v:g}" for v in p],
+        type="linear",
+    )
     figure.update_yaxes(title_text="share of trips", range=[-0.02, 1.03])
     return figure
 
@@ -130,9 +150,13 @@ def probes_figure(data: xr.Dataset, kind: str, name: str, what: str) -> go.Figur
         figure.add_scatter(**_curve(data, variable, places, called, color))
     majority = float(data["majority"])
     figure.add_scatter(
-        x=[places[0], places[-1]], y=[majority, majority], mode="lines", hoverinfo="skip",
-        name=f"commonest label {majority:.2f}", line={"color": INK, "dash": "dot", "width": 1.5},
-    )  # fmt: skip
+        x=[places[0], places[-1]],
+        y=[majority, majority],
+        mode="lines",
+        hoverinfo="skip",
+        name=f"commonest label {majority:.2f}",
+        line={"color": INK, "dash": "dot", "width": 1.5},
+    )
     counts = f"{int(data['n_test'])} places of {int(data['n_test_sequences'])} unseen sequences"
     subtitle = f"{titled(name)}label: {label(what, 30)}; {counts}"
     styled(figure, "Can the state be read off the residual stream?", subtitle, height=400)
@@ -140,14 +164,17 @@ def probes_figure(data: xr.Dataset, kind: str, name: str, what: str) -> go.Figur
     names = ["embedding" if layer < 0 else str(layer) for layer in layers]
     figure.update_xaxes(title_text="after block", tickvals=places, ticktext=names, type="linear")
     low = min(0.0, float(np.nanmin(data["selectivity_low"].values)))
-    figure.update_yaxes(title_text="accuracy on unseen sequences", range=[low - 0.02, 1.03],
-                        zeroline=True, zerolinecolor=INK, zerolinewidth=1)  # fmt: skip
+    figure.update_yaxes(
+        title_text="accuracy on unseen sequences",
+        range=[low - 0.02, 1.03],
+        zeroline=True,
+        zerolinecolor=INK,
+        zerolinewidth=1,
+    )
     return figure
 
 
-def _curve(
-    data: xr.Dataset, variable: str, x: list[int], name: str, color: str
-) -> dict[str, object]:
+def _curve(data: xr.Dataset, variable: str, x: list[int], name: str, color: str) -> dict[str, object]:
     """Return a line with the intervals of its points."""
     value, low, high = (data[f"{variable}{end}"].values for end in ("", "_low", "_high"))
     hover = [
@@ -204,9 +231,14 @@ def puzzles_figure(data: xr.Dataset, kind: str, world: str) -> go.Figure:
         )
     subtitle = f"{markup(world)}; grey: knows the truth, errs at random as often as the model"
     styled(figure, "Does the model keep track of what is known?", subtitle, height=400)
-    figure.update_layout(width=820, barmode="group", bargap=0.35, showlegend=True,
-                         margin={"l": 64, "r": 24, "t": 76, "b": 56})  # fmt: skip
-    figure.update_xaxes(tickvals=list(range(len(names))), type="linear", showgrid=False,
-                        ticktext=[n.replace("_", " ") for n in names])  # fmt: skip
+    figure.update_layout(
+        width=820, barmode="group", bargap=0.35, showlegend=True, margin={"l": 64, "r": 24, "t": 76, "b": 56}
+    )
+    figure.update_xaxes(
+        tickvals=list(range(len(names))),
+        type="linear",
+        showgrid=False,
+        ticktext=[n.replace("_", " ") for n in names],
+    )
     figure.update_yaxes(range=[0, 1.05])
     return figure

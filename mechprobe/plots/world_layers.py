@@ -43,9 +43,12 @@ def by_layer_figure(data: xr.Dataset, kind: str, name: str) -> go.Figure:
     metrics = [str(m) for m in data["metric"].values.tolist()]
     layers = data["layer"].values.tolist()
     figure = make_subplots(
-        1, len(metrics), subplot_titles=[m.replace("_", " ") for m in metrics], shared_yaxes=True,
+        1,
+        len(metrics),
+        subplot_titles=[m.replace("_", " ") for m in metrics],
+        shared_yaxes=True,
         horizontal_spacing=0.03,
-    )  # fmt: skip
+    )
     for column, metric in enumerate(metrics, 1):
         at = {"row": 1, "col": column}
         for i, reference in enumerate(data["reference"].values.tolist()):
@@ -107,9 +110,13 @@ def _patching_lines(data: xr.Dataset) -> tuple[go.Figure, int]:
     columns = min(_PANELS, len(positions))
     rows = -(-len(positions) // columns)
     figure = make_subplots(
-        rows, columns, subplot_titles=_position_names(data), shared_yaxes=True,
-        horizontal_spacing=0.03, vertical_spacing=0.3 / rows,
-    )  # fmt: skip
+        rows,
+        columns,
+        subplot_titles=_position_names(data),
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
+        vertical_spacing=0.3 / rows,
+    )
     for i in range(len(positions)):
         at = {"row": i // columns + 1, "col": i % columns + 1}
         for variable, (called, color, dash) in reversed(_CONDITIONS.items()):
@@ -122,9 +129,12 @@ def _patching_lines(data: xr.Dataset) -> tuple[go.Figure, int]:
 
 def _patching_grid(data: xr.Dataset) -> go.Figure:
     figure = make_subplots(
-        1, len(_CONDITIONS), subplot_titles=[c[0] for c in _CONDITIONS.values()],
-        shared_yaxes=True, horizontal_spacing=0.03,
-    )  # fmt: skip
+        1,
+        len(_CONDITIONS),
+        subplot_titles=[c[0] for c in _CONDITIONS.values()],
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
+    )
     for column, (variable, (called, *_)) in enumerate(_CONDITIONS.items(), 1):
         values = data[variable].transpose("layer", "position").values
         known = [[None if np.isnan(v) else v for v in row] for row in values.tolist()]
@@ -151,8 +161,7 @@ def _grid_hover(data: xr.Dataset, variable: str, called: str) -> list[list[str]]
     layers = _names(data["layer"].values.tolist())
     return [
         [
-            f"<b>{called}</b>, {layers[i]}, {where}<br>"
-            f"{value[i, j]:.3f} [{low[i, j]:.3f}, {high[i, j]:.3f}]"
+            f"<b>{called}</b>, {layers[i]}, {where}<br>{value[i, j]:.3f} [{low[i, j]:.3f}, {high[i, j]:.3f}]"
             for j, where in enumerate(_position_names(data))
         ]
         for i in range(len(layers))
@@ -165,16 +174,28 @@ def _grid_axes(figure: go.Figure, data: xr.Dataset) -> None:
         width=max(640, 140 + 3 * 64 * len(positions)),
         margin={"l": 84, "r": 24, "t": 100, "b": 56},
         coloraxis={
-            "colorscale": list(SCALE), "cmin": 0, "cmax": 1,
-            "colorbar": {"title": {"text": "changed<br>&nbsp;"}, "thickness": 14,
-                         "outlinewidth": 0, "ticks": ""},
+            "colorscale": list(SCALE),
+            "cmin": 0,
+            "cmax": 1,
+            "colorbar": {
+                "title": {"text": "changed<br>&nbsp;"},
+                "thickness": 14,
+                "outlinewidth": 0,
+                "ticks": "",
+            },
         },
-    )  # fmt: skip
+    )
     figure.update_annotations(font={"size": 13})
     axis = {"type": "linear", "showgrid": False, "ticks": "", "showline": False}
     where = "tail from word" if data["extent"].item() == "tail" else "word, from the end"
-    figure.update_xaxes(title_text=where, tickvals=list(range(len(positions))), tickangle=0,
-                        ticktext=[str(p) for p in positions], title_standoff=6, **axis)  # fmt: skip
+    figure.update_xaxes(
+        title_text=where,
+        tickvals=list(range(len(positions))),
+        tickangle=0,
+        ticktext=[str(p) for p in positions],
+        title_standoff=6,
+        **axis,
+    )
     figure.update_yaxes(tickvals=list(range(len(layers))), ticktext=_ticks(layers), **axis)
     figure.update_yaxes(title_text="after block", title_standoff=6, col=1)
 
@@ -183,22 +204,34 @@ def _panels(figure: go.Figure, columns: int, layers: list[int]) -> None:
     figure.update_layout(
         width=max(560, 120 + 195 * columns),
         margin={"l": 64, "r": 24, "t": 100, "b": 104},
-        legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom",
-                "font": {"size": 11}, "traceorder": "reversed"},
-    )  # fmt: skip
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "y": 0,
+            "yref": "container",
+            "yanchor": "bottom",
+            "font": {"size": 11},
+            "traceorder": "reversed",
+        },
+    )
     figure.update_annotations(font={"size": 13})
     # So many ticks that their text does not meet.
     step = max(1, -(-len(layers) // 7))
     places = list(range(0, len(layers), step))
-    figure.update_xaxes(title_text="after block", title_standoff=6, type="linear", tickangle=0,
-                        tickvals=places, ticktext=[_ticks(layers)[i] for i in places],
-                        showgrid=False, range=[-0.3, len(layers) - 0.7])  # fmt: skip
+    figure.update_xaxes(
+        title_text="after block",
+        title_standoff=6,
+        type="linear",
+        tickangle=0,
+        tickvals=places,
+        ticktext=[_ticks(layers)[i] for i in places],
+        showgrid=False,
+        range=[-0.3, len(layers) - 0.7],
+    )
     figure.update_yaxes(range=[-0.03, 1.04], gridcolor=GRID)
 
 
-def _line(
-    values: _Interval, layers: list[str], called: str, color: str, dash: str
-) -> dict[str, object]:
+def _line(values: _Interval, layers: list[str], called: str, color: str, dash: str) -> dict[str, object]:
     """Return a line with the intervals of its points; NaN are gaps."""
     value, low, high = (np.array(v) for v in values)
     hover = [
@@ -224,9 +257,7 @@ def _line(
     }
 
 
-def _level(
-    value: float, n: int, called: str, color: str, dash: str, column: int
-) -> dict[str, object]:
+def _level(value: float, n: int, called: str, color: str, dash: str, column: int) -> dict[str, object]:
     """Return a horizontal line across a panel; one that is not known shows in the legend only."""
     known = None if np.isnan(value) else value
     return {

@@ -50,34 +50,38 @@ def map_figure(data: xr.Dataset, kind: str, name: str) -> go.Figure:
         bend = 0.12 if called.startswith("invented") else 0.0
         x, y = _lines(places, streets, bend)
         figure.add_scatter(
-            x=x, y=y, mode="lines", name=f"{called} ({len(streets)})", hoverinfo="skip",
+            x=x,
+            y=y,
+            mode="lines",
+            name=f"{called} ({len(streets)})",
+            hoverinfo="skip",
             line={"color": color, "width": width},
-        )  # fmt: skip
+        )
     names = [str(n) for n in data["node"].values.tolist()]
     figure.add_scatter(
-        x=places[:, 0].tolist(), y=places[:, 1].tolist(), mode="markers", showlegend=False,
-        marker={"size": 5, "color": "#8a8a8a",
-                "opacity": 1.0 if len(names) <= _MOST_DOTS else 0.0},
+        x=places[:, 0].tolist(),
+        y=places[:, 1].tolist(),
+        mode="markers",
+        showlegend=False,
+        marker={"size": 5, "color": "#8a8a8a", "opacity": 1.0 if len(names) <= _MOST_DOTS else 0.0},
         hovertext=[f"node {markup(n)}" for n in names],
         hovertemplate="%{hovertext}<extra></extra>",
-    )  # fmt: skip
+    )
     styled(figure, "The map that the walks imply", _counts(data, name), height=_SIDE + 120)
     figure.update_layout(
-        width=_SIDE + 40, margin={"l": 12, "r": 12, "t": 104, "b": 12}, showlegend=True,
+        width=_SIDE + 40,
+        margin={"l": 12, "r": 12, "t": 104, "b": 12},
+        showlegend=True,
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "font": {"size": 11}},
-    )  # fmt: skip
+    )
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False, scaleanchor="x", scaleratio=1)
     return figure
 
 
 def _counts(data: xr.Dataset, name: str) -> str:
-    share = (
-        f"precision {float(data['edge_precision']):.3f}, recall {float(data['edge_recall']):.3f}"
-    )
-    walks = (
-        f"{int(data['n_valid'])} of {int(data['n_walks'])} valid, {int(data['n_failed'])} failed"
-    )
+    share = f"precision {float(data['edge_precision']):.3f}, recall {float(data['edge_recall']):.3f}"
+    walks = f"{int(data['n_valid'])} of {int(data['n_walks'])} valid, {int(data['n_failed'])} failed"
     source = str(data["x"].attrs.get("long_name", "coordinates"))
     return f"{label(name, 30)}: {walks}; {share}; drawn by {source}"
 

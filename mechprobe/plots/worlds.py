@@ -50,9 +50,12 @@ def metrics_figure(data: xr.Dataset) -> go.Figure:
     )
     names = [m.replace("_", " ") for m in metrics]
     figure.update_xaxes(
-        type="linear", tickvals=list(range(len(names))), ticktext=names, showgrid=False,
+        type="linear",
+        tickvals=list(range(len(names))),
+        ticktext=names,
+        showgrid=False,
         range=[-0.5, len(names) - 0.5],
-    )  # fmt: skip
+    )
     figure.update_yaxes(range=[0, 1.04])
     return figure
 
@@ -79,9 +82,14 @@ def _add_bars(
     for place, v in zip(x, value.tolist(), strict=True):
         if v != v:
             figure.add_annotation(
-                x=place, y=0, text="no pair", textangle=-90, showarrow=False, yanchor="bottom",
+                x=place,
+                y=0,
+                text="no pair",
+                textangle=-90,
+                showarrow=False,
+                yanchor="bottom",
                 font={"size": 10},
-            )  # fmt: skip
+            )
 
 
 def _error_bars(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
@@ -105,8 +113,7 @@ def sensitivity_figure(data: xr.Dataset) -> go.Figure:
     knobs = data["knob"].values.tolist()
     shown = list(dict.fromkeys(str(k) for k in knobs))
     titles = [_KNOBS.get(k, k) for k in shown]
-    figure = make_subplots(1, len(shown), subplot_titles=titles, shared_yaxes=True,
-                           horizontal_spacing=0.06)  # fmt: skip
+    figure = make_subplots(1, len(shown), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.06)
     for m in range(data.sizes["metric"]):
         _add_curves(figure, data, shown, m)
     name = label(str(data["model_name"].values[0]), 40)
@@ -120,9 +127,7 @@ def sensitivity_figure(data: xr.Dataset) -> go.Figure:
     for column, knob in enumerate(shown, 1):
         at = sorted({float(data["at"].values[i]) for i, k in enumerate(knobs) if k == knob})
         kind = "linear" if knob == "k" else "log"
-        figure.update_xaxes(
-            type=kind, tickvals=at, ticktext=[f"{v:g}" for v in at], row=1, col=column
-        )
+        figure.update_xaxes(type=kind, tickvals=at, ticktext=[f"{v:g}" for v in at], row=1, col=column)
     figure.update_yaxes(range=[-0.02, 1.04])
     return figure
 
@@ -144,8 +149,7 @@ def _add_curves(figure: go.Figure, data: xr.Dataset, shown: list[str], m: int) -
             mode="lines+markers",
             line={"color": CATEGORIES[m], "width": 2},
             error_y=_error_bars(value, low, high),
-            hovertemplate=f"{markup(name)}, {_KNOBS.get(knob, knob)} %{{x:g}}: %{{y:.3f}}"
-            "<extra></extra>",
+            hovertemplate=f"{markup(name)}, {_KNOBS.get(knob, knob)} %{{x:g}}: %{{y:.3f}}<extra></extra>",
             row=1,
             col=column,
         )

@@ -78,9 +78,11 @@ def _last_position(result: LensResult) -> "pd.DataFrame":
     table = result.table()
     last = result.data.isel(prompt=0, pos=-1)
     name = visible(result.data["target"].values.tolist()[0])
-    return table.iloc[:, -1:].assign(**{
-        "second": [visible(row[1]) for row in last["top_text"].values.tolist()],
-        "entropy": [f"{h:.2f}" for h in last["entropy"].values.tolist()],
-        "KL to final": [f"{kl:.2f}" for kl in last["kl_to_final"].values.tolist()],
-        f"rank of {name}": last["target_rank"].values[:, 0],
-    })  # fmt: skip
+    return table.iloc[:, -1:].assign(
+        **{
+            "second": [visible(row[1]) for row in last["top_text"].values.tolist()],
+            "entropy": [f"{h:.2f}" for h in last["entropy"].values.tolist()],
+            "KL to final": [f"{kl:.2f}" for kl in last["kl_to_final"].values.tolist()],
+            f"rank of {name}": last["target_rank"].values[:, 0],
+        }
+    )

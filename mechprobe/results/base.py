@@ -73,9 +73,7 @@ class Result:
         data = self.data.copy()
         data.attrs = {"schema": self.schema(), "provenance": self.provenance.to_json()}
         encoding = {name: _encoding(data[name]) for name in data.variables}
-        return write_whole(
-            path, lambda file: data.to_netcdf(file, engine=ENGINE, encoding=encoding)
-        )
+        return write_whole(path, lambda file: data.to_netcdf(file, engine=ENGINE, encoding=encoding))
 
     def section(self) -> "Section":
         """Return the result as a section of a page; kinds that show more say so themselves."""

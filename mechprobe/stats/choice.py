@@ -59,9 +59,7 @@ def right_counts(
 
 
 def highest(
-    upright: Float[np.ndarray, "draw head"],
-    inverted: Float[np.ndarray, "draw head"] | None,
-    k: int,
+    upright: Float[np.ndarray, "draw head"], inverted: Float[np.ndarray, "draw head"] | None, k: int
 ) -> Chosen:
     """Choose the ``k`` heads with the highest counts; of equals the lowest layer, then head.
 
@@ -84,10 +82,7 @@ def highest(
 
 
 def label_free_quality(
-    heads: Readings,
-    weights: Float[np.ndarray, "draw example"],
-    *,
-    is_attention: bool,
+    heads: Readings, weights: Float[np.ndarray, "draw example"], *, is_attention: bool
 ) -> Float[np.ndarray, "draw head"]:
     r"""Rate heads without labels: they look at the options, and not always at the same one.
 

@@ -8,9 +8,7 @@ from jaxtyping import Bool, Float, Int
 from mechprobe.stats.split import Split
 
 
-def decisions(
-    score: Float[np.ndarray, "example candidate head"],
-) -> Int[np.ndarray, "example head"]:
+def decisions(score: Float[np.ndarray, "example candidate head"]) -> Int[np.ndarray, "example head"]:
     r"""Return the candidate with the highest score, :math:`\arg\max_c S_{ech}`.
 
     Of equal scores the lowest candidate is taken, whichever is right: a head that scores all
@@ -51,8 +49,7 @@ def accuracy(
 
 
 def centred(
-    score: Float[np.ndarray, "example candidate head"],
-    calibration: Int[np.ndarray, " chosen"],
+    score: Float[np.ndarray, "example candidate head"], calibration: Int[np.ndarray, " chosen"]
 ) -> Float[np.ndarray, "example candidate head"]:
     r"""Take away each head's taste for a candidate: its median over the calibration examples.
 

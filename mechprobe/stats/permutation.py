@@ -8,9 +8,7 @@ from jaxtyping import Int
 Scheme = Literal["examples", "within groups", "whole groups"]
 
 
-def permutation_scheme(
-    answer: Int[np.ndarray, " example"], group: Int[np.ndarray, " example"]
-) -> Scheme:
+def permutation_scheme(answer: Int[np.ndarray, " example"], group: Int[np.ndarray, " example"]) -> Scheme:
     """Return what may be exchanged if heads know nothing of the answers.
 
     - ``"examples"``: groups are single examples; labels go to any example;

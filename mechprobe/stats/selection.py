@@ -16,15 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import ndtr
 
-from mechprobe.stats.choice import (
-    METHODS,
-    Chosen,
-    Method,
-    highest,
-    label_free_quality,
-    predict,
-    right_counts,
-)
+from mechprobe.stats.choice import METHODS, Chosen, Method, highest, label_free_quality, predict, right_counts
 from mechprobe.stats.decisions import Readings, accuracy, check_scores, readings
 from mechprobe.stats.intervals import group_weights
 from mechprobe.stats.permutation import Scheme, permutation_scheme, permuted_answers

@@ -17,9 +17,7 @@ class Split(NamedTuple):
     test: Int[np.ndarray, " example"]
 
 
-def split_groups(
-    group: Int[np.ndarray, " example"], calibration: Calibration, *, seed: int = 0
-) -> Split:
+def split_groups(group: Int[np.ndarray, " example"], calibration: Calibration, *, seed: int = 0) -> Split:
     """Split examples so that no group has examples on both sides.
 
     Groups are taken in random order as long as they fit, so the calibration set may stay a few
@@ -70,8 +68,7 @@ def _size(calibration: int | float, n: int) -> int:
         raise ValueError(msg)
     if calibration >= n:
         msg = (
-            f"calibration={calibration} of {n} examples leaves none to test a head on; ask for "
-            f"less than {n}."
+            f"calibration={calibration} of {n} examples leaves none to test a head on; ask for less than {n}."
         )
         raise ValueError(msg)
     return int(calibration)

@@ -7,14 +7,7 @@ from html import escape
 from math import sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
-from mechprobe.tasks.fitted import (
-    Fitted,
-    fit_extreme,
-    fit_option_words,
-    fit_place,
-    fit_table,
-    fit_words,
-)
+from mechprobe.tasks.fitted import Fitted, fit_extreme, fit_option_words, fit_place, fit_table, fit_words
 from mechprobe.tasks.shortcuts import CHOICE, LOGIC
 from mechprobe.tasks.task import Example, Task
 

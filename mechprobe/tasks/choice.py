@@ -9,9 +9,7 @@ from mechprobe.tasks.task import Example, Option, Span, Task
 from mechprobe.tasks.words import COMMON_WORDS
 
 
-def select_and_copy(
-    n: int, options: int = 4, *, seed: int = 0, extra_options: bool = False
-) -> Task:
+def select_and_copy(n: int, options: int = 4, *, seed: int = 0, extra_options: bool = False) -> Task:
     """Return questions that name a word and ask which option is that word.
 
     They test whether a model can answer in the format at all: overlap with the question solves
@@ -90,9 +88,7 @@ def rotated(task: Task, by: int, *, keep_last: int = 0) -> Task:
     return _reordered(task, order, keep_last, f"options rotated by {by}")
 
 
-def _reordered(
-    task: Task, order: Callable[[int, int], list[int]], keep_last: int, note: str
-) -> Task:
+def _reordered(task: Task, order: Callable[[int, int], list[int]], keep_last: int, note: str) -> Task:
     out: list[Example] = []
     for i, example in enumerate(task.examples):
         n = len(example.options) - keep_last
@@ -124,7 +120,7 @@ def _with_contents(example: Example, source: Sequence[int]) -> Example:
         end = start + len(texts[new])
         prompt += example.prompt[old.line.start : old.content.start] + texts[new]
         prompt += example.prompt[old.content.end : old.line.end]
-        options.append(Option(old.label.moved(by), Span(start, end), Span(old.line.start + by, len(prompt))))  # noqa: E501 # fmt: skip
+        options.append(Option(old.label.moved(by), Span(start, end), Span(old.line.start + by, len(prompt))))
     prompt += example.prompt[example.options[-1].line.end :]
     return replace(
         example,

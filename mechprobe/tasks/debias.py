@@ -115,9 +115,7 @@ def _logic_rows(task: Task, kinds: Sequence[Kind]) -> list[_Row]:
     answers = range(task.n_candidates)
     for column in range(2, len(kinds[0])):
         for value in sorted({kind[column] for kind in kinds}):
-            counts = [
-                np.array([float(k[column] == value and k[0] == a) for k in kinds]) for a in answers
-            ]
+            counts = [np.array([float(k[column] == value and k[0] == a) for k in kinds]) for a in answers]
             rows += [_Row(counts[a] - counts[0], 0.0) for a in answers[1:]]
     return rows
 

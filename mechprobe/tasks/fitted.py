@@ -46,9 +46,7 @@ def binned(values: Sequence[Value], edges_of: Sequence[Value] | None = None) -> 
     return [names[i] for i in index.tolist()]
 
 
-def fit_table(
-    feature: Callable[[Example], Value], fit: Sequence[Example], test: Sequence[Example]
-) -> Fitted:
+def fit_table(feature: Callable[[Example], Value], fit: Sequence[Example], test: Sequence[Example]) -> Fitted:
     """Answer with what is most frequent for the value of a feature."""
     known = [feature(e) for e in fit]
     overall = Counter(e.label for e in fit)
@@ -62,9 +60,7 @@ def fit_table(
     table = {value: most(counted) for value, counted in counts.items()}
     default = most(overall)
     values = binned([feature(e) for e in test], known)
-    credits = [
-        float(table.get(v, default) == e.label) for v, e in zip(values, test, strict=True)
-    ]  # fmt: skip
+    credits = [float(table.get(v, default) == e.label) for v, e in zip(values, test, strict=True)]
     return Fitted("; ".join(f"{v}: {label}" for v, label in table.items()), credits)
 
 
@@ -77,10 +73,7 @@ def fit_place(fit: Sequence[Example], test: Sequence[Example]) -> Fitted:
 
 
 def fit_extreme(
-    name: str,
-    feature: Callable[[Example], list[float]],
-    fit: Sequence[Example],
-    test: Sequence[Example],
+    name: str, feature: Callable[[Example], list[float]], fit: Sequence[Example], test: Sequence[Example]
 ) -> Fitted:
     """Choose the option with the largest value of a feature, or with the smallest."""
 
@@ -129,9 +122,7 @@ def fit_option_words(fit: Sequence[Example], test: Sequence[Example], seed: int)
         return Fitted("no words", [1 / len(e.options) for e in test])
     credits: list[float] = []
     for example in test:
-        found: list[float] = model.decision_function(
-            vocabulary.transform(option_texts(example))
-        ).tolist()  # fmt: skip
+        found: list[float] = model.decision_function(vocabulary.transform(option_texts(example))).tolist()
         credits.append(credit(example, found, largest=True))
     return Fitted(f"{len(vocabulary.vocabulary_)} words", credits)
 

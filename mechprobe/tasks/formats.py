@@ -26,10 +26,14 @@ def pararule_plus(record: Mapping[str, Any], _: bool = False) -> list[Example]:
         meta = question.get("meta")
         depth = str(meta.get("QDep", "")) if isinstance(meta, Mapping) else ""
         example = logic_example(
-            context, text, ("true", "false"), label,
-            group=context, steps=int(depth) if depth.isdecimal() else -1,
+            context,
+            text,
+            ("true", "false"),
+            label,
+            group=context,
+            steps=int(depth) if depth.isdecimal() else -1,
             meta=_kept(question, "id"),
-        )  # fmt: skip
+        )
         out.append(example)
     return out
 
@@ -39,11 +43,15 @@ def multi_logieval(record: Mapping[str, Any], _: bool = False) -> list[Example]:
     context = _text(record, "context")
     depth = str(record.get("depth", ""))
     example = logic_example(
-        context, _text(record, "question"), ("yes", "no"), _text(record, "answer").lower(),
-        lead="Yes or no:", group=context,
+        context,
+        _text(record, "question"),
+        ("yes", "no"),
+        _text(record, "answer").lower(),
+        lead="Yes or no:",
+        group=context,
         steps=int(depth[1:]) if re.fullmatch(r"d\d+", depth) else -1,
         meta=_kept(record, "logic", "rule", "depth", "id"),
-    )  # fmt: skip
+    )
     return [example]
 
 
@@ -52,10 +60,13 @@ def folio(record: Mapping[str, Any], _: bool = False) -> list[Example]:
     premises = [p.strip() for p in _texts(record, "premises")]
     label = _text(record, "label").strip()
     example = logic_example(
-        " ".join(premises), _text(record, "conclusion"), ("True", "False", "Uncertain"),
-        "Uncertain" if label == "Unknown" else label, lead="True, false or uncertain:",
+        " ".join(premises),
+        _text(record, "conclusion"),
+        ("True", "False", "Uncertain"),
+        "Uncertain" if label == "Unknown" else label,
+        lead="True, false or uncertain:",
         group=" ".join(premises),
-    )  # fmt: skip
+    )
     return [example]
 
 
@@ -74,9 +85,14 @@ def prontoqa(record: Mapping[str, Any], _: bool = False) -> list[Example]:
     steps = (len(said) - 1) // 2 if isinstance(said, list) and len(said) % 2 else -1
     answer = _text(record, "answer").lower()
     example = logic_example(
-        context, statement, ("true", "false"), answer, group=context, steps=steps,
+        context,
+        statement,
+        ("true", "false"),
+        answer,
+        group=context,
+        steps=steps,
         meta={"proof": list(said)} if isinstance(said, list) else {},
-    )  # fmt: skip
+    )
     return [example]
 
 
@@ -89,9 +105,13 @@ def _prontoqa_of_hub(record: Mapping[str, Any]) -> Example:
         msg = f"question {question[:60]!r} is not 'Is the following statement true or false? ...'."
         raise ValueError(msg)
     return logic_example(
-        context, statement, ("true", "false"), texts.get(letter, letter), group=context,
+        context,
+        statement,
+        ("true", "false"),
+        texts.get(letter, letter),
+        group=context,
         meta=_kept(record, "id"),
-    )  # fmt: skip
+    )
 
 
 def hellaswag(record: Mapping[str, Any], extra_options: bool = False) -> list[Example]:
@@ -103,10 +123,13 @@ def hellaswag(record: Mapping[str, Any], extra_options: bool = False) -> list[Ex
         context = _text(record, "context")
     endings = [_without_wikihow_marks(e) for e in _texts(record, "endings")]
     example = choice_example(
-        "Which option goes on from the context best?", endings,
-        _index(record, "label", len(endings)), context=_without_wikihow_marks(context),
-        extra_options=extra_options, meta=_kept(record, "ind"),
-    )  # fmt: skip
+        "Which option goes on from the context best?",
+        endings,
+        _index(record, "label", len(endings)),
+        context=_without_wikihow_marks(context),
+        extra_options=extra_options,
+        meta=_kept(record, "ind"),
+    )
     return [example]
 
 
@@ -120,10 +143,13 @@ def mcqa(record: Mapping[str, Any], extra_options: bool = False) -> list[Example
     """Return the question of a record with question, choices and answer (and context, subject)."""
     choices = _texts(record, "choices")
     example = choice_example(
-        _text(record, "question"), choices, _index(record, "answer", len(choices)),
-        context=str(record.get("context") or ""), extra_options=extra_options,
+        _text(record, "question"),
+        choices,
+        _index(record, "answer", len(choices)),
+        context=str(record.get("context") or ""),
+        extra_options=extra_options,
         meta=_kept(record, "subject", "id"),
-    )  # fmt: skip
+    )
     return [example]
 
 
@@ -132,9 +158,14 @@ def cosmos_qa(record: Mapping[str, Any], extra_options: bool = False) -> list[Ex
     answers = [_text(record, f"answer{i}") for i in range(4)]
     context = _text(record, "context")
     example = choice_example(
-        _text(record, "question"), answers, _index(record, "label", 4), context=context,
-        extra_options=extra_options, group=context, meta=_kept(record, "id"),
-    )  # fmt: skip
+        _text(record, "question"),
+        answers,
+        _index(record, "label", 4),
+        context=context,
+        extra_options=extra_options,
+        group=context,
+        meta=_kept(record, "id"),
+    )
     return [example]
 
 
@@ -151,10 +182,7 @@ def grouped(examples: Iterable[Example]) -> Iterator[Example]:
     """Number the groups: one for each shared text, one for each question that shares none."""
     known: dict[str, str] = {}
     for i, example in enumerate(examples):
-        if example.group:
-            name = known.setdefault(example.group, f"context {len(known)}")
-        else:
-            name = f"question {i}"
+        name = known.setdefault(example.group, f"context {len(known)}") if example.group else f"question {i}"
         yield replace(example, group=name)
 
 

@@ -21,22 +21,17 @@ class _Source:
 # Revisions that hold data files: ``datasets`` runs no scripts any more. CosmosQA's own branch is a
 # script, so this is the hub's conversion of it (its branch refs/convert/parquet).
 _SOURCES = {
-    "mmlu": _Source(
-        "cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe", "all", "test", mcqa
-    ),
+    "mmlu": _Source("cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe", "all", "test", mcqa),
     "hellaswag": _Source(
-        "Rowan/hellaswag", "218ec52e09a7e7462a5400043bb9a69a41d06b76", "default", "validation",
-        hellaswag,
+        "Rowan/hellaswag", "218ec52e09a7e7462a5400043bb9a69a41d06b76", "default", "validation", hellaswag
     ),
     "cosmos_qa": _Source(
-        "allenai/cosmos_qa", "ed50fe83db62b355759053b1cd5eef344ee371e0", "default", "validation",
-        cosmos_qa,
+        "allenai/cosmos_qa", "ed50fe83db62b355759053b1cd5eef344ee371e0", "default", "validation", cosmos_qa
     ),
     "prontoqa": _Source(
-        "renma/ProntoQA", "6f3e03863ce763efd1f9cd11aacf4caff1b7af02", "default", "validation",
-        prontoqa,
+        "renma/ProntoQA", "6f3e03863ce763efd1f9cd11aacf4caff1b7af02", "default", "validation", prontoqa
     ),
-}  # fmt: skip
+}
 
 
 def from_hub(

@@ -12,9 +12,7 @@ from typing import Any, Literal
 from mechprobe.tasks.formats import CHOICE, LOGIC, grouped
 from mechprobe.tasks.task import Example, Task, example_from_json
 
-Format = Literal[
-    "pararule_plus", "multi_logieval", "folio", "prontoqa", "hellaswag", "mcqa", "cosmos_qa"
-]
+Format = Literal["pararule_plus", "multi_logieval", "folio", "prontoqa", "hellaswag", "mcqa", "cosmos_qa"]
 
 _READERS = {**LOGIC, **CHOICE}
 
@@ -94,10 +92,7 @@ def _check(path: Path, format: str | None, extra_options: bool, limit: int | Non
         msg = f"format must be one of {', '.join(_READERS)} (or None); found {format!r}."
         raise ValueError(msg)
     if extra_options and format not in CHOICE:
-        msg = (
-            f"extra_options are for multiple-choice formats ({', '.join(CHOICE)}); "
-            f"found format={format!r}."
-        )
+        msg = f"extra_options are for multiple-choice formats ({', '.join(CHOICE)}); found format={format!r}."
         raise ValueError(msg)
     if limit is not None and limit < 1:
         msg = f"limit must be at least 1; found {limit}."

@@ -67,8 +67,9 @@ def ontology(
     True or false: Tom is light.
     Answer:
     """
-    grid = [(s, d) for s in _knob("steps", steps, STEPS)
-            for d in _knob("distractors", distractors, DISTRACTORS)]  # fmt: skip
+    grid = [
+        (s, d) for s in _knob("steps", steps, STEPS) for d in _knob("distractors", distractors, DISTRACTORS)
+    ]
     if premises not in ("last", "shuffled"):
         msg = f"premises must be 'last' or 'shuffled'; found {premises!r}."
         raise ValueError(msg)
@@ -110,9 +111,7 @@ def _per_cell(n: int, cells: int) -> int:
     return n // cells
 
 
-def _cell(
-    n_theories: int, steps: int, distractors: int, seed: int, premises: Premises
-) -> Iterator[Example]:
+def _cell(n_theories: int, steps: int, distractors: int, seed: int, premises: Premises) -> Iterator[Example]:
     for i in range(n_theories):
         # Two theories of one shape, with other words, asked about one chain and about the other:
         # whatever the shape suggests is right once and wrong once.
@@ -149,8 +148,11 @@ def _is_fact(said: tuple[str, Sentence]) -> bool:
 def _words(rng: random.Random) -> dict[str, str]:
     """Return a word for every placeholder that a theory may use."""
     families = rng.sample(sorted(FAMILIES), len(FAMILIES))
-    drawn = {"N": rng.sample(NOUNS, len(NOUNS)), "E": rng.sample(NAMES, len(NAMES)),
-             "A": [rng.choice(FAMILIES[f]) for f in families]}  # fmt: skip
+    drawn = {
+        "N": rng.sample(NOUNS, len(NOUNS)),
+        "E": rng.sample(NAMES, len(NAMES)),
+        "A": [rng.choice(FAMILIES[f]) for f in families],
+    }
     return {f"{kind}{i}": word for kind, words in drawn.items() for i, word in enumerate(words)}
 
 

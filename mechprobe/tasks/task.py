@@ -200,11 +200,7 @@ class Task:
             )
             raise ValueError(msg)
         shown = "".join(f"{e.prompt} {e.label}\n\n" for e in shots)
-        return replace(
-            self,
-            examples=tuple(e.within(shown) for e in rest),
-            notes=(*self.notes, f"{n} shots"),
-        )
+        return replace(self, examples=tuple(e.within(shown) for e in rest), notes=(*self.notes, f"{n} shots"))
 
     def templated(self, template: Callable[[str, str], str]) -> "Task":
         """Return the task with every prompt inside a chat template.
@@ -247,10 +243,16 @@ class Task:
         import pandas as pd
 
         rows = [
-            {"prompt": e.prompt, "answer": e.label, "candidates": " | ".join(e.candidates),
-             "group": e.group, "steps": e.steps, "distractors": e.distractors}
+            {
+                "prompt": e.prompt,
+                "answer": e.label,
+                "candidates": " | ".join(e.candidates),
+                "group": e.group,
+                "steps": e.steps,
+                "distractors": e.distractors,
+            }
             for e in self.examples
-        ]  # fmt: skip
+        ]
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:

@@ -38,12 +38,7 @@ class Counter(TableWorld):
     """
 
     def __init__(
-        self,
-        m: int,
-        *,
-        steps: Sequence[int] = (0, 1),
-        readout: str | None = "=",
-        max_length: int = 40,
+        self, m: int, *, steps: Sequence[int] = (0, 1), readout: str | None = "=", max_length: int = 40
     ) -> None:
         if m < 2:
             msg = f"a counter needs a modulus of at least 2; found {m}."

@@ -206,9 +206,7 @@ class Automaton(TableWorld):
                 msg = f"{name}: two edges out of {source!r} are labelled {word!r}; keep one."
                 raise ValueError(msg)
             rows[source][word] = target
-        return cls(
-            rows, initial, readout=readout, minimise=minimise, max_length=max_length, name=name
-        )
+        return cls(rows, initial, readout=readout, minimise=minimise, max_length=max_length, name=name)
 
 
 def _states(transitions: Mapping[State, Mapping[str, State]], name: str) -> list[State]:
@@ -249,9 +247,7 @@ def _require_known(name: str, index: Mapping[State, int], states: Iterable[State
             raise ValueError(msg)
 
 
-def _with_end(
-    table: Table, words: list[str], finals: list[int], end: str
-) -> tuple[Table, list[str]]:
+def _with_end(table: Table, words: list[str], finals: list[int], end: str) -> tuple[Table, list[str]]:
     out = np.pad(table, ((0, 1), (0, 1)), constant_values=REJECT)
     out[finals, -1] = len(table)
     return out, [*words, end]

@@ -62,12 +62,7 @@ class World(ABC):
 
     @abstractmethod
     def sample_prefixes(
-        self,
-        states: States,
-        rng: np.random.Generator,
-        lengths: Ids | None = None,
-        *,
-        published: bool = False,
+        self, states: States, rng: np.random.Generator, lengths: Ids | None = None, *, published: bool = False
     ) -> Prefixes:
         """Draw for each state a sequence that leads to exactly it, of a given length if asked."""
 
@@ -145,9 +140,7 @@ class World(ABC):
         msg = f"{self.name} has only one state to draw; there is nothing to be told apart."
         raise ValueError(msg)
 
-    def random_walks(
-        self, n: int, rng: np.random.Generator, *, length: int | None = None
-    ) -> list[Ids]:
+    def random_walks(self, n: int, rng: np.random.Generator, *, length: int | None = None) -> list[Ids]:
         """Return sequences from the beginning, each word uniform among the legal ones.
 
         Args:

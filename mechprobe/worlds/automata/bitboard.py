@@ -76,7 +76,5 @@ class Rules:
 
     def squares(self, bits: Bits) -> npt.NDArray[np.bool_]:
         """Return bits as ``[..., size * size]``."""
-        out = np.unpackbits(
-            bits.astype("<u8")[..., None].view(np.uint8), axis=-1, bitorder="little"
-        )
+        out = np.unpackbits(bits.astype("<u8")[..., None].view(np.uint8), axis=-1, bitorder="little")
         return out[..., : self.size**2].astype(np.bool_)

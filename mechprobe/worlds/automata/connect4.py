@@ -74,12 +74,7 @@ class CumulativeConnect4(World):
         return out
 
     def sample_prefixes(
-        self,
-        states: States,
-        rng: np.random.Generator,
-        lengths: Ids | None = None,
-        *,
-        published: bool = False,
+        self, states: States, rng: np.random.Generator, lengths: Ids | None = None, *, published: bool = False
     ) -> Prefixes:
         """Draw games that lead to the boards, every order of the moves as likely.
 

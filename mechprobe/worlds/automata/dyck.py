@@ -41,9 +41,7 @@ class Dyck(TableWorld):
             msg = f"Dyck(k, depth) needs k and depth of at least 1; found {k} and {depth}."
             raise ValueError(msg)
         if (n := sum(k**i for i in range(depth + 1))) > MOST_STATES:
-            msg = (
-                f"Dyck({k}, {depth}) has {n:,} states, more than {MOST_STATES:,}; take it smaller."
-            )
+            msg = f"Dyck({k}, {depth}) has {n:,} states, more than {MOST_STATES:,}; take it smaller."
             raise ValueError(msg)
         pairs = BRACKETS[:k] if k <= len(BRACKETS) else [(f"({i}", f"){i}") for i in range(k)]
         words = [pair[0] for pair in pairs] + [pair[1] for pair in pairs]

@@ -55,13 +55,7 @@ class Boundary:
 
 
 def boundary(
-    world: World,
-    states1: States,
-    states2: States,
-    k: int,
-    *,
-    published: bool = False,
-    limit: int = LIMIT,
+    world: World, states1: States, states2: States, k: int, *, published: bool = False, limit: int = LIMIT
 ) -> Boundary:
     """Return the Myhill-Nerode boundary of each pair of states, strings of at most ``k`` words.
 
@@ -120,9 +114,7 @@ def boundary(
     return _joined(parts, k, n_pairs)
 
 
-def boundary_sizes(
-    world: World, states1: States, states2: States, k: int, *, published: bool = False
-) -> Ids:
+def boundary_sizes(world: World, states1: States, states2: States, k: int, *, published: bool = False) -> Ids:
     """Return how many boundary strings of each length there are, ``[n, k]``, listing none.
 
     Strings that lead to the same pair of states are counted together, so that the work is bounded
@@ -169,9 +161,7 @@ def boundary_sizes(
     return out
 
 
-def distinguishing_length(
-    world: World, states1: States, states2: States, longest: int = 100
-) -> Ids:
+def distinguishing_length(world: World, states1: States, states2: States, longest: int = 100) -> Ids:
     """Return the length of the shortest string legal from one state of a pair and not the other.
 
     Symmetric, unlike ``boundary``. -1 where no string of up to ``longest`` words tells them apart;
@@ -206,16 +196,9 @@ def distinguishing_length(
     return out
 
 
-def _both(
-    world: World, states1: States, states2: States, published: bool
-) -> tuple[Ids, Ids, States, States]:
+def _both(world: World, states1: States, states2: States, published: bool) -> tuple[Ids, Ids, States, States]:
     rows, tokens = _moves(world, states1, with_end=not published)
-    return (
-        rows,
-        tokens,
-        world.step(states1[rows], tokens),
-        world.step(states2[rows], tokens),
-    )
+    return (rows, tokens, world.step(states1[rows], tokens), world.step(states2[rows], tokens))
 
 
 def _moves(world: World, states: States, *, with_end: bool) -> tuple[Ids, Ids]:
@@ -241,10 +224,7 @@ def _joined(parts: list[Boundary], k: int, n_pairs: int) -> Boundary:
     pair = np.concatenate([part.pair for part in parts])
     lengths = np.concatenate([part.lengths for part in parts])
     strings = np.concatenate(
-        [
-            np.pad(p.strings, ((0, 0), (0, k - p.strings.shape[1])), constant_values=PAD)
-            for p in parts
-        ]
+        [np.pad(p.strings, ((0, 0), (0, k - p.strings.shape[1])), constant_values=PAD) for p in parts]
     )
     order = np.argsort(pair, kind="stable")
     return Boundary(pair[order], strings[order], lengths[order], n_pairs)
@@ -255,10 +235,7 @@ def _require(states1: States, states2: States, k: int) -> None:
         msg = f"strings of at most {k} words were asked for; k must be at least 1."
         raise ValueError(msg)
     if states1.shape != states2.shape:
-        msg = (
-            f"pairs need as many first states as second ones; found {len(states1)} and "
-            f"{len(states2)}."
-        )
+        msg = f"pairs need as many first states as second ones; found {len(states1)} and {len(states2)}."
         raise ValueError(msg)
     if bool((states1[:, :1] < 0).any()) or bool((states2[:, :1] < 0).any()):
         msg = "a rejected state has no suffixes; pass states that some sequence reaches."

@@ -44,12 +44,7 @@ class Othello(World):
     """
 
     def __init__(
-        self,
-        size: int = 8,
-        *,
-        pool: int = 1000,
-        seed: int = 0,
-        games: list[Ids] | None = None,
+        self, size: int = 8, *, pool: int = 1000, seed: int = 0, games: list[Ids] | None = None
     ) -> None:
         if size not in (6, 8):
             msg = f"Othello(size) plays on 8 or 6 squares; found {size}."
@@ -146,12 +141,7 @@ class Othello(World):
         return usable[at], usable[second]
 
     def sample_prefixes(
-        self,
-        states: States,
-        rng: np.random.Generator,
-        lengths: Ids | None = None,
-        *,
-        published: bool = False,
+        self, states: States, rng: np.random.Generator, lengths: Ids | None = None, *, published: bool = False
     ) -> Prefixes:
         """Draw games that lead to the positions.
 

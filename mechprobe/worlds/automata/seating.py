@@ -96,6 +96,4 @@ def _reachable(masks: list[int], everything: int) -> tuple[list[int], Table]:
 def _settled(state: int, orders: list[Order]) -> list[int]:
     """Each person's seat, counted from 1, where only one is left; otherwise 0."""
     left = [order for i, order in enumerate(orders) if state >> i & 1]
-    return [
-        seats.pop() + 1 if len(seats) == 1 else 0 for seats in map(set, zip(*left, strict=True))
-    ]
+    return [seats.pop() + 1 if len(seats) == 1 else 0 for seats in map(set, zip(*left, strict=True))]

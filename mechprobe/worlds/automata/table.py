@@ -104,12 +104,7 @@ class TableWorld(World):
         return rng.choice(self._testable, n)[:, None]
 
     def sample_prefixes(
-        self,
-        states: States,
-        rng: np.random.Generator,
-        lengths: Ids | None = None,
-        *,
-        published: bool = False,
+        self, states: States, rng: np.random.Generator, lengths: Ids | None = None, *, published: bool = False
     ) -> Prefixes:
         """Draw strings that lead to the states, uniform among those of the same length.
 

@@ -121,16 +121,21 @@ def patch_states(
     flips = Flips.empty(len(trials.strings), len(cells))
     batches = batches_of(net, world, trials.pairs, trials.strings_each, batch_size)
     total = len(CONDITIONS) * len(cells) * len(batches)
-    with tqdm(desc=f"{net.name}: patching", total=total, unit="pass", disable=not progress,
-              leave=False) as bar:  # fmt: skip
+    with tqdm(
+        desc=f"{net.name}: patching", total=total, unit="pass", disable=not progress, leave=False
+    ) as bar:
         for index in batches:
-            _Batch.read(net, trials, index, acceptance, chosen, -places[0]).patch(
-                cells, extent, flips, bar
-            )
+            _Batch.read(net, trials, index, acceptance, chosen, -places[0]).patch(cells, extent, flips, bar)
     data = patching_dataset(world, request, trials, flips, chosen, places, extent)
     read = [trials.pairs.prefixes1.tolist(), *(p.tolist() for p in trials.donors.values())]
-    record = call.record(net.describe(), [world.digest(), read], seed=seed,
-                         **request.recorded(world), layers=chosen, positions=places)  # fmt: skip
+    record = call.record(
+        net.describe(),
+        [world.digest(), read],
+        seed=seed,
+        **request.recorded(world),
+        layers=chosen,
+        positions=places,
+    )
     return StatePatching(data, record)
 
 
@@ -179,17 +184,14 @@ class _Batch:
             for prefixes in (recipients, donors[CONDITIONS[0]])
         )
         right = (other == strings.of_donor) & (own != strings.of_donor)
-        return cls(net, recipients, donors, strings.some(right), place[right], acceptance, layers,
-                   n_words)  # fmt: skip
+        return cls(net, recipients, donors, strings.some(right), place[right], acceptance, layers, n_words)
 
     def verdicts(self, cursor: NetworkCursor) -> Mask:
         """Return which strings are accepted behind the prefixes that a cursor has read."""
         rows = np.arange(len(self.recipients))[None]
         return followed(cursor, rows, self.strings.strings, self.acceptance)[0]
 
-    def patch(
-        self, cells: Sequence[tuple[int, int]], extent: Extent, flips: Flips, bar: Any
-    ) -> None:
+    def patch(self, cells: Sequence[tuple[int, int]], extent: Extent, flips: Flips, bar: Any) -> None:
         """Patch every cell by every kind of donor, and note which strings change sides."""
         flips.right[self.place] = True
         for row, (_, prefixes) in enumerate(self.donors.items()):

@@ -112,21 +112,22 @@ def probe_states(
     _require_varied(name, found.label[~held_out])
     reads: list[Read] = []
     features = _features(net, sequences, found, chosen, progress=progress)
-    with tqdm(total=2 * len(chosen) * found.label.shape[1], desc="probes", unit="probe",
-              disable=not progress, leave=False) as bar:  # fmt: skip
+    with tqdm(
+        total=2 * len(chosen) * found.label.shape[1],
+        desc="probes",
+        unit="probe",
+        disable=not progress,
+        leave=False,
+    ) as bar:
         for x in features:
             x = _standardised(x, ~held_out)
-            reads.append(
-                Read(*(_right(x, y, held_out, strength, bar) for y in (found.label, found.control)))
-            )
+            reads.append(Read(*(_right(x, y, held_out, strength, bar) for y in (found.label, found.control))))
     data = {"world": world.digest(), "sequences": digest_json([s.tolist() for s in sequences])}
     provenance = call.record(
-        net.describe(), data, seed=seed, world=world.name, label=name, layers=chosen,
-        sequences=len(sequences),
-    )  # fmt: skip
+        net.describe(), data, seed=seed, world=world.name, label=name, layers=chosen, sequences=len(sequences)
+    )
     majority = _majority(found.label, held_out)
-    return probes_of(reads, chosen, found.row[held_out], majority, provenance,
-                     n_train=int((~held_out).sum()))  # fmt: skip
+    return probes_of(reads, chosen, found.row[held_out], majority, provenance, n_train=int((~held_out).sum()))
 
 
 def _split(n: int, test: float, rng: np.random.Generator) -> Bool[np.ndarray, " sequence"]:
@@ -170,12 +171,7 @@ def _closing(world: World, tokens: Ids) -> Bool[np.ndarray, " place"]:
 
 
 def _control(
-    ids: Ids,
-    rows: Ids,
-    columns: Ids,
-    values: Ids,
-    words: int | None,
-    rng: np.random.Generator,
+    ids: Ids, rows: Ids, columns: Ids, values: Ids, words: int | None, rng: np.random.Generator
 ) -> Int[np.ndarray, "place part"]:
     """Return a label for every type of place, drawn from those that occur, for each part."""
     if words is not None and words < 1:
@@ -198,12 +194,7 @@ def _entropy(kinds: Ids) -> float:
 
 
 def _features(
-    net: LanguageModel,
-    sequences: Sequence[Ids],
-    places: Places,
-    layers: Sequence[int],
-    *,
-    progress: bool,
+    net: LanguageModel, sequences: Sequence[Ids], places: Places, layers: Sequence[int], *, progress: bool
 ) -> list[Features]:
     """Return the residual stream at every place, one array per layer."""
     out = [np.zeros((len(places.row), int(net.model.cfg.d_model)), np.float32) for _ in layers]
@@ -220,18 +211,13 @@ def _features(
         place[rows] = np.arange(len(rows))
         row = torch.from_numpy(place[places.row[at]])
         column = torch.from_numpy(places.column[at] + int(net.start_id is not None))
-        sinks = {
-            stream_name(n): _keeper(x, at, row, column) for n, x in zip(layers, out, strict=True)
-        }
+        sinks = {stream_name(n): _keeper(x, at, row, column) for n, x in zip(layers, out, strict=True)}
         run(opened(net.model), rectangle, sinks)
     return out
 
 
 def _keeper(
-    out: Features,
-    at: Ids,
-    row: Int[torch.Tensor, " place"],
-    column: Int[torch.Tensor, " place"],
+    out: Features, at: Ids, row: Int[torch.Tensor, " place"], column: Int[torch.Tensor, " place"]
 ) -> Sink:
     def keep(resid: torch.Tensor) -> None:
         out[at] = resid[row.to(resid.device), column.to(resid.device)].float().cpu().numpy()

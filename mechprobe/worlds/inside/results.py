@@ -133,14 +133,19 @@ class StateProbes(Result):
         from mechprobe.plots import world_curves as plots
 
         name = str(self.provenance.model.get("name", ""))
-        return plots.probes_figure(
-            self.data, kind, name, str(self.provenance.arguments.get("label", ""))
-        )
+        return plots.probes_figure(self.data, kind, name, str(self.provenance.arguments.get("label", "")))
 
     def summary(self) -> "pd.DataFrame":
         """Return one row per layer."""
-        names = ["accuracy", "accuracy_low", "accuracy_high", "control_accuracy", "selectivity",
-                 "selectivity_low", "selectivity_high"]  # fmt: skip
+        names = [
+            "accuracy",
+            "accuracy_low",
+            "accuracy_high",
+            "control_accuracy",
+            "selectivity",
+            "selectivity_low",
+            "selectivity_high",
+        ]
         return self.data[names].to_dataframe()
 
 
@@ -171,9 +176,7 @@ def probes_of(
             "accuracy": accuracy_interval(read.state, group),
             "control_accuracy": accuracy_interval(read.control, group),
             "selectivity": difference_interval(read.state, read.control, group),
-            "above_embedding": unknown
-            if base is None
-            else difference_interval(read.state, base, group),
+            "above_embedding": unknown if base is None else difference_interval(read.state, base, group),
         }
         for name, interval in found.items():
             rows.setdefault(name, []).append(interval)

@@ -76,9 +76,12 @@ def patching_dataset(
     data = data.assign(score=(dims, score.reshape(3, *shape, -1)), state=("pair", state))
     data["n_pairs"] = ("condition", (~np.isnan(score[:, 0])).sum(axis=1))
     facts: dict[str, str | int] = {
-        "world": world.name, "extent": extent, "acceptance": request.acceptance.label,
-        "k": request.k, "max_tokens": request.max_tokens,
-    }  # fmt: skip
+        "world": world.name,
+        "extent": extent,
+        "acceptance": request.acceptance.label,
+        "k": request.k,
+        "max_tokens": request.max_tokens,
+    }
     texts = {k: np.array(v, dtype=object) if isinstance(v, str) else v for k, v in facts.items()}
     data = data.assign({name: ((), value) for name, value in texts.items()})
     return data.assign(_counts(trials, flips, kept))
@@ -129,9 +132,11 @@ def _counts(trials: Trials, flips: Flips, kept: Ids) -> dict[str, xr.DataArray]:
     followed = int(flips.right.sum())
     strings = {TOO_LONG: trials.too_long, WRONG: len(flips.right) - followed}
     found = {
-        "n_drawn": xr.DataArray(trials.pairs.n_drawn), "n_kept": xr.DataArray(len(kept)),
-        "n_strings": xr.DataArray(trials.n_strings), "n_followed": xr.DataArray(followed),
-    }  # fmt: skip
+        "n_drawn": xr.DataArray(trials.pairs.n_drawn),
+        "n_kept": xr.DataArray(len(kept)),
+        "n_strings": xr.DataArray(trials.n_strings),
+        "n_followed": xr.DataArray(followed),
+    }
     for name, dim, counts in (
         ("dropped", "reason", pairs or {"nothing": 0}),
         ("strings_dropped", "string_reason", strings),

@@ -115,8 +115,7 @@ def _pairs(world: World, request: Request, n_patched: int) -> Pairs:
     second = world.sample_prefixes(states2, rng, first.lengths)
     short = (first.lengths < n_patched).tolist()
     reasons = [
-        a or b or (SHORT if c else "")
-        for a, b, c in zip(first.reasons, second.reasons, short, strict=True)
+        a or b or (SHORT if c else "") for a, b, c in zip(first.reasons, second.reasons, short, strict=True)
     ]
     keep = np.array([not reason for reason in reasons], dtype=np.bool_)
     dropped = dict(sorted(Counter(reason for reason in reasons if reason).items()))
@@ -131,10 +130,9 @@ def _strings(world: World, pairs: Pairs, request: Request) -> tuple[Strings, int
     parts = [boundary(world, donor, recipient, request.k)]
     parts.append(boundary(world, recipient, donor, request.k))
     both = Boundary(
-        *(np.concatenate([getattr(p, name) for p in parts])
-          for name in ("pair", "strings", "lengths")),
+        *(np.concatenate([getattr(p, name) for p in parts]) for name in ("pair", "strings", "lengths")),
         n_pairs=len(pairs),
-    )  # fmt: skip
+    )
     of_donor = np.arange(len(both)) < len(parts[0])
     fits = pairs.lengths[both.pair] + both.lengths <= request.max_tokens
     return Strings(both, of_donor).some(fits), len(both), int((~fits).sum())
@@ -146,17 +144,18 @@ def _with_strings(pairs: Pairs, strings: Strings) -> tuple[Pairs, Strings]:
     lost = len(pairs) - len(index)
     dropped = pairs.dropped | ({NO_TRUE_BOUNDARY: lost} if lost else {})
     kept = replace(
-        pairs, states1=pairs.states1[index], states2=pairs.states2[index],
-        prefixes1=pairs.prefixes1[index], prefixes2=pairs.prefixes2[index], dropped=dropped,
-    )  # fmt: skip
+        pairs,
+        states1=pairs.states1[index],
+        states2=pairs.states2[index],
+        prefixes1=pairs.prefixes1[index],
+        prefixes2=pairs.prefixes2[index],
+        dropped=dropped,
+    )
     return kept, strings.of_pairs(index)[0]
 
 
 def _others(
-    world: World,
-    pairs: Pairs,
-    propose: Callable[[Ids], tuple[States, Mask]],
-    rng: np.random.Generator,
+    world: World, pairs: Pairs, propose: Callable[[Ids], tuple[States, Mask]], rng: np.random.Generator
 ) -> tuple[Ids, Mask]:
     """Draw other prefixes, as long as the recipients', for states that are proposed.
 

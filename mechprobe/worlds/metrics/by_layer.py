@@ -105,9 +105,11 @@ def world_by_layer(
     at = {layer: net.at_layer(layer) for layer in chosen}
     about_model = net.describe()
     meant = {
-        **request.recorded(world), "layers": chosen, "prefixes": named(prefixes),
+        **request.recorded(world),
+        "layers": chosen,
+        "prefixes": named(prefixes),
         "sequences": named(sequences),
-    }  # fmt: skip
+    }
     asked = {**call.told(**meant), "batch_size": None}  # which changes nothing that is kept
     journal = Journal(resume, {**asked, "world_digest": world.digest(), "model": about_model})
     same, different = drawn_pairs(net, world, request, prefixes)
@@ -173,9 +175,7 @@ def _above_control(data: xr.Dataset) -> dict[str, tuple[tuple[str, ...], np.ndar
     return {f"above_control{end}": (dims, out[e]) for e, end in enumerate(ENDS)}
 
 
-def _by_state(
-    own: Scores, other: Scores, state: Ids, known: np.ndarray
-) -> tuple[Scores, Scores, Ids]:
+def _by_state(own: Scores, other: Scores, state: Ids, known: np.ndarray) -> tuple[Scores, Scores, Ids]:
     """Return means over the pairs of each state: a state counts once, as in the metrics."""
     at = np.unique(state[known], return_inverse=True)[1].reshape(-1)
     count = np.bincount(at)

@@ -69,9 +69,13 @@ def world_dataset(
     data["model_name"] = ("model", np.array([o.name for o in outcomes.values()], dtype=object))
     data = data.assign(_counts(pairs, outcomes)).assign(_each(pairs, clusters, outcomes))
     facts: dict[str, str | int] = {
-        "world": world.name, "mode": request.mode, "acceptance": request.acceptance.label,
-        "suffixes": request.suffixes, "k": request.k, "max_tokens": request.max_tokens,
-    }  # fmt: skip
+        "world": world.name,
+        "mode": request.mode,
+        "acceptance": request.acceptance.label,
+        "suffixes": request.suffixes,
+        "k": request.k,
+        "max_tokens": request.max_tokens,
+    }
     texts = {k: np.array(v, dtype=object) if isinstance(v, str) else v for k, v in facts.items()}
     return data.assign({name: ((), value) for name, value in texts.items()})
 
@@ -102,9 +106,7 @@ def _intervals(name: str, found: list[Interval]) -> dict[str, tuple[str, list[fl
     return {f"{name}{end}": ("model", list(column)) for end, column in columns}
 
 
-def _counts(
-    pairs: Mapping[Test, Pairs], outcomes: Mapping[str, Outcome]
-) -> dict[str, xr.DataArray]:
+def _counts(pairs: Mapping[Test, Pairs], outcomes: Mapping[str, Outcome]) -> dict[str, xr.DataArray]:
     """Return what was drawn, drawn again, kept and dropped."""
     models = list(outcomes)
     positions = [len(o.validity.right) for o in outcomes.values()]

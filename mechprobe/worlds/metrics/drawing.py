@@ -19,10 +19,7 @@ HELD_OUT_SEQUENCES = 1000
 
 
 def drawn_pairs(
-    predictor: Predictor,
-    world: World,
-    request: Request,
-    prefixes: PrefixKind | str | Sequence[Ids],
+    predictor: Predictor, world: World, request: Request, prefixes: PrefixKind | str | Sequence[Ids]
 ) -> tuple[Pairs, Pairs]:
     """Return pairs of prefixes of one state, and of two.
 
@@ -35,9 +32,13 @@ def drawn_pairs(
         different = draw_different(world, request.n, rng, published=request.published)
     elif isinstance(prefixes, str) and prefixes == "on_policy":
         own = own_sequences(
-            predictor, world, max(request.n, OWN_SEQUENCES), request.acceptance,
-            seed=request.seed, max_tokens=world.max_length,
-        )  # fmt: skip
+            predictor,
+            world,
+            max(request.n, OWN_SEQUENCES),
+            request.acceptance,
+            seed=request.seed,
+            max_tokens=world.max_length,
+        )
         same, different = pairs_of(world, own, request.n, rng)
     elif isinstance(prefixes, str):
         msg = (

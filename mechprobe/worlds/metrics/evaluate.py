@@ -121,9 +121,7 @@ def evaluate_world_model(
     predictor = as_predictor(model, world)
     require_room(predictor, request)
     about_model = about(predictor)
-    meant = {
-        **request.recorded(world), "prefixes": named(prefixes), "sequences": named(sequences),
-    }  # fmt: skip
+    meant = {**request.recorded(world), "prefixes": named(prefixes), "sequences": named(sequences)}
     asked = {**call.told(**meant), "batch_size": None}  # which changes nothing that is kept
     journal = Journal(resume, {**asked, "world_digest": world.digest(), "model": about_model})
     same, different = drawn_pairs(predictor, world, request, prefixes)
@@ -133,9 +131,11 @@ def evaluate_world_model(
     if baselines:
         rate = 1 - outcomes[GIVEN].validity.value
         for oracle in (
-            uniform(world), legal_only(world), true_automaton(world),
+            uniform(world),
+            legal_only(world),
+            true_automaton(world),
             noisy_oracle(world, min(rate, 0.999), seed),
-        ):  # fmt: skip
+        ):
             outcomes[oracle.name] = exam.outcome(oracle.name, oracle)
     data = world_dataset(world, request, same, different, outcomes)
     if sensitivity:
@@ -144,9 +144,7 @@ def evaluate_world_model(
     return WorldModelResult(data, record)
 
 
-def _curves(
-    exam: Exam, predictor: Predictor
-) -> dict[tuple[str, float], dict[str, tuple[Scores, Ids]]]:
+def _curves(exam: Exam, predictor: Predictor) -> dict[tuple[str, float], dict[str, tuple[Scores, Ids]]]:
     """Return scores and clusters over epsilon, M and k, each on the same first pairs."""
     request = exam.request
     settings: list[tuple[str, float, Request]] = []

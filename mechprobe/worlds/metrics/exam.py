@@ -44,9 +44,7 @@ class Exam:
 
     def read(self) -> Json:
         """Return everything that predictors are asked about."""
-        prefixes = [
-            p.tolist() for x in (self.same, self.different) for p in (x.prefixes1, x.prefixes2)
-        ]
+        prefixes = [p.tolist() for x in (self.same, self.different) for p in (x.prefixes1, x.prefixes2)]
         return [self.world.digest(), prefixes, [walk.tolist() for walk in self.walks]]
 
     def outcome(self, key: str, predictor: Predictor) -> Outcome:
@@ -56,12 +54,7 @@ class Exam:
         return Outcome(predictor.name, validity, self.scores(key, TESTS, predictor, self.request))
 
     def scores(
-        self,
-        key: str,
-        tests: tuple[Test, ...],
-        predictor: Predictor,
-        request: Request,
-        n: int | None = None,
+        self, key: str, tests: tuple[Test, ...], predictor: Predictor, request: Request, n: int | None = None
     ) -> dict[Test, tuple[Scores, list[str]]]:
         """Return the scores of the first n pairs, from the journal where it has them."""
         out: dict[Test, tuple[Scores, list[str]]] = {}
@@ -74,13 +67,14 @@ class Exam:
             task = f"{key} {request.acceptance.label} {request.suffixes} {request.k}"
             parts = {test: list(self.journal.done(f"{task} {test}")) for test in asked}
             done = {test: _indices(found) for test, found in parts.items()}
-            todo = scored(
-                asked, predictor, self.world, pairs, request.sampling, self.batch_size, done
-            )
+            todo = scored(asked, predictor, self.world, pairs, request.sampling, self.batch_size, done)
             with tqdm(
-                desc=f"{predictor.name}: {title}", total=len(pairs) * len(asked),
-                initial=sum(map(len, done.values())), disable=not self.progress, leave=False,
-            ) as bar:  # fmt: skip
+                desc=f"{predictor.name}: {title}",
+                total=len(pairs) * len(asked),
+                initial=sum(map(len, done.values())),
+                disable=not self.progress,
+                leave=False,
+            ) as bar:
                 for test, part in todo:
                     self.journal.add(f"{task} {test}", part)
                     parts[test].append(part)

@@ -47,12 +47,7 @@ class Journal:
             return
         values: list[Json] = [None if np.isnan(v) else v for v in part.values.tolist()]
         self._append(
-            {
-                "task": task,
-                "index": part.index.tolist(),
-                "values": values,
-                "reasons": list(part.reasons),
-            }
+            {"task": task, "index": part.index.tolist(), "values": values, "reasons": list(part.reasons)}
         )
 
     def _append(self, line: dict[str, Json]) -> None:

@@ -69,9 +69,7 @@ def next_token_validity(
         where.append(row[asked] + start)
     out = Validity(np.concatenate(right), np.concatenate(where))
     if not len(out.right):
-        msg = (
-            f"nothing is legal anywhere in the {len(ids)} sequences given; are they of this world?"
-        )
+        msg = f"nothing is legal anywhere in the {len(ids)} sequences given; are they of this world?"
         raise ValueError(msg)
     return out
 

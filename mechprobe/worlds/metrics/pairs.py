@@ -120,9 +120,7 @@ def draw_different(world: World, n: int, rng: np.random.Generator, *, published:
     return _kept(states1, states2, first, second, 0)
 
 
-def pairs_of(
-    world: World, sequences: Sequence[Ids], n: int, rng: np.random.Generator
-) -> tuple[Pairs, Pairs]:
+def pairs_of(world: World, sequences: Sequence[Ids], n: int, rng: np.random.Generator) -> tuple[Pairs, Pairs]:
     """Draw pairs among the beginnings of given sequences, of equal and of unequal states.
 
     States are drawn uniformly among those that the sequences reach (at least twice, by different
@@ -243,9 +241,7 @@ def _replaced(old: Prefixes, rows: Ids, new: Prefixes) -> Prefixes:
     return Prefixes(ids, lengths, tuple(reasons))
 
 
-def _kept(
-    states1: States, states2: States, first: Prefixes, second: Prefixes, redrawn: int
-) -> Pairs:
+def _kept(states1: States, states2: States, first: Prefixes, second: Prefixes, redrawn: int) -> Pairs:
     compared = _equal(first, second) & (states1 == states2).all(axis=1)
     reasons = [
         one or other or (EQUAL if equal else "")

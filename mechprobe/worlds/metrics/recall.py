@@ -44,12 +44,7 @@ def _known(predictor: Predictor, prefixes: Ids, boundary: Boundary, acceptance: 
 
 
 def followed(
-    cursor: Cursor,
-    rows: Ids,
-    strings: Boundary,
-    acceptance: Acceptance,
-    *,
-    first_decides: bool = False,
+    cursor: Cursor, rows: Ids, strings: Boundary, acceptance: Acceptance, *, first_decides: bool = False
 ) -> Mask:
     """Return which strings a model accepts, word by word, after one prefix or several.
 
@@ -79,9 +74,7 @@ def followed(
         if not len(going):
             break
         n_tokens = allowed.shape[1]
-        said, first, to = np.unique(
-            node[going] * n_tokens + word, return_index=True, return_inverse=True
-        )
+        said, first, to = np.unique(node[going] * n_tokens + word, return_index=True, return_inverse=True)
         parent, after = said // n_tokens, said % n_tokens
         side, new = np.nonzero(inside[:, going[first]])
         cursor.advance(at[side, parent[new]], after[new])

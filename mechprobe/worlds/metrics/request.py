@@ -47,14 +47,11 @@ class Request:
     def sampling(self) -> Sampling:
         """How suffixes are found."""
         samples = None if self.mode == "exact" else self.suffixes
-        return Sampling(
-            self.acceptance, samples, self.k, self.max_tokens, self.published, self.seed
-        )
+        return Sampling(self.acceptance, samples, self.k, self.max_tokens, self.published, self.seed)
 
     def recorded(self, world: World) -> dict[str, object]:
         """Return what a record says of the settings that do not say so themselves."""
-        return {"world": world.name, "acceptance": self.acceptance.label,
-                "max_tokens": self.max_tokens}  # fmt: skip
+        return {"world": world.name, "acceptance": self.acceptance.label, "max_tokens": self.max_tokens}
 
     def rng(self, stage: int) -> np.random.Generator:
         """Return a generator for one stage of the run."""
@@ -86,16 +83,10 @@ def checked(
         msg = f"there is no mode {mode!r}; the modes are {', '.join(MODES)}."
         raise ValueError(msg)
     if not isinstance(acceptance, Acceptance):
-        msg = (
-            f"acceptance must be Epsilon(0.01), TopK(k) or TopP(p); found "
-            f"{type(acceptance).__name__}."
-        )
+        msg = f"acceptance must be Epsilon(0.01), TopK(k) or TopP(p); found {type(acceptance).__name__}."
         raise TypeError(msg)
     if known == "vafa2024" and not isinstance(acceptance, Epsilon):
-        msg = (
-            f"mode='vafa2024' knows a threshold only; {acceptance.label} goes with 'corrected' and "
-            "'exact'."
-        )
+        msg = f"mode='vafa2024' knows a threshold only; {acceptance.label} goes with 'corrected' and 'exact'."
         raise ValueError(msg)
     published = known == "vafa2024" and world.end is not None
     most = max_tokens or (PUBLISHED_TOKENS if published else world.max_length)

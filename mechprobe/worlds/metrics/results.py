@@ -101,9 +101,7 @@ class WorldModelResult(Result):
     def section(self) -> "Section":
         """Return all figures, and what was dropped."""
         kinds = KINDS if "sensitivity" in self.data else KINDS[:1]
-        return replace(
-            super().section(), figures=[self.plot(kind) for kind in kinds], note=self.note()
-        )
+        return replace(super().section(), figures=[self.plot(kind) for kind in kinds], note=self.note())
 
     def note(self) -> str:
         """Return settings and drops of the given model in one sentence."""
@@ -123,9 +121,7 @@ class WorldModelResult(Result):
         return "; ".join([settings, *drops])
 
     def _cell(self, model: int, metric: str) -> str:
-        value, low, high = (
-            float(self.data[f"{metric}{e}"].values[model]) for e in ("", "_low", "_high")
-        )
+        value, low, high = (float(self.data[f"{metric}{e}"].values[model]) for e in ("", "_low", "_high"))
         if value != value:
             return "no pair left"
         return f"{value:.3f} [{low:.3f}, {high:.3f}]"

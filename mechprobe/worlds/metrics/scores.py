@@ -12,12 +12,7 @@ from mechprobe.worlds.automata.base import World
 from mechprobe.worlds.automata.language import boundary
 from mechprobe.worlds.metrics.pairs import Pairs
 from mechprobe.worlds.metrics.recall import recalled
-from mechprobe.worlds.metrics.suffixes import (
-    Sampling,
-    TreeTooLargeError,
-    model_boundary,
-    stacked,
-)
+from mechprobe.worlds.metrics.suffixes import Sampling, TreeTooLargeError, model_boundary, stacked
 from mechprobe.worlds.predictors.callables import CELLS, Forkable
 from mechprobe.worlds.predictors.predictor import Cursor, Predictor
 
@@ -156,9 +151,7 @@ def gather(n: int, parts: list[Scored]) -> tuple[Scores, list[str]]:
     return values, reasons
 
 
-def _compression(
-    predictor: Predictor, world: World, pairs: Pairs, index: Ids, how: Sampling
-) -> Scored:
+def _compression(predictor: Predictor, world: World, pairs: Pairs, index: Ids, how: Sampling) -> Scored:
     """Score 1 where the model accepts after both prefixes of a state the same suffixes.
 
     A string that it accepts after one of them only is wrong, whatever it is: precision is then 0.
@@ -168,9 +161,7 @@ def _compression(
     return _with_silent(index, values, found.silent, how.published)
 
 
-def _precision(
-    predictor: Predictor, world: World, pairs: Pairs, index: Ids, how: Sampling
-) -> Scored:
+def _precision(predictor: Predictor, world: World, pairs: Pairs, index: Ids, how: Sampling) -> Scored:
     """Score the share of the model's boundary that really tells the two states apart."""
     found = model_boundary(predictor, world, pairs, index, how, first_only=False)
     sizes, values = found.sizes, np.full(len(index), np.nan)
@@ -192,9 +183,7 @@ def _precision(
 
 def _recall(predictor: Predictor, world: World, pairs: Pairs, index: Ids, how: Sampling) -> Scored:
     """Score the share of the true boundary that the model has."""
-    true = boundary(
-        world, pairs.states1[index], pairs.states2[index], how.depth, published=how.published
-    )
+    true = boundary(world, pairs.states1[index], pairs.states2[index], how.depth, published=how.published)
     values = recalled(predictor, stacked(pairs, index), true, how.acceptance)
     if how.published:
         values[np.isnan(values)] = 1.0

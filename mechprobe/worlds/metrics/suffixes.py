@@ -78,13 +78,7 @@ class ModelBoundary:
 
 
 def model_boundary(
-    predictor: Predictor,
-    world: World,
-    pairs: Pairs,
-    index: Ids,
-    how: Sampling,
-    *,
-    first_only: bool,
+    predictor: Predictor, world: World, pairs: Pairs, index: Ids, how: Sampling, *, first_only: bool
 ) -> ModelBoundary:
     """Return the boundary that a model draws between the prefixes of each pair.
 
@@ -119,9 +113,7 @@ class _Tree:
     with that string behind them. Samples sit on nodes.
     """
 
-    def __init__(
-        self, predictor: Predictor, world: World, pairs: Pairs, index: Ids, how: Sampling
-    ) -> None:
+    def __init__(self, predictor: Predictor, world: World, pairs: Pairs, index: Ids, how: Sampling) -> None:
         n = len(index)
         self._how, self._n_tokens = how, len(world.tokens)
         self._end = PAD if world.end is None else world.end

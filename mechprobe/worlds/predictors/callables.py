@@ -45,11 +45,7 @@ class RereadCursor:
     """
 
     def __init__(
-        self,
-        read_last: Callable[[Ids], LogProbs],
-        prefixes: Ids,
-        n_tokens: int,
-        n_rows: int = 4096,
+        self, read_last: Callable[[Ids], LogProbs], prefixes: Ids, n_tokens: int, n_rows: int = 4096
     ) -> None:
         self._read_last, self._n_rows, self._n_tokens = read_last, n_rows, n_tokens
         self._lengths = (prefixes != PAD).sum(axis=1)
@@ -116,9 +112,7 @@ def as_array(found: Any) -> LogProbs:
     return np.asarray(found, dtype=np.float32)
 
 
-def callable_model(
-    fn: Callable[[Ids], Any], world: World, *, name: str | None = None
-) -> CallablePredictor:
+def callable_model(fn: Callable[[Ids], Any], world: World, *, name: str | None = None) -> CallablePredictor:
     """Return any function of a sequence as a predictor.
 
     Args:

@@ -36,9 +36,7 @@ def sample_keys(seed: int, pairs: Ids, n_samples: int) -> Hashes:
     """Return one hash for every sample of every pair, ``[pair * n_samples]``."""
     start = np.full(len(pairs) * n_samples, seed, dtype=np.int64)
     keys = mixed(np.zeros(len(start), dtype=np.uint64), start)
-    return mixed(
-        mixed(keys, np.repeat(pairs, n_samples)), np.tile(np.arange(n_samples), len(pairs))
-    )
+    return mixed(mixed(keys, np.repeat(pairs, n_samples)), np.tile(np.arange(n_samples), len(pairs)))
 
 
 def draw_words(log_probs: LogProbs, choices: Mask, rows: Ids, uniforms: Uniforms) -> Ids:

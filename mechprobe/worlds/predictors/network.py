@@ -10,16 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechprobe.models import (
-    Cursor,
-    Session,
-    alone,
-    branching,
-    describe,
-    opened,
-    takes_positions,
-    window,
-)
+from mechprobe.models import Cursor, Session, alone, branching, describe, opened, takes_positions, window
 from mechprobe.models.protocol import Edit, input_device
 from mechprobe.provenance import Json, digest_json
 from mechprobe.worlds.automata.arrays import PAD, Ids

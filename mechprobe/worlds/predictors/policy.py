@@ -46,12 +46,7 @@ def own_sequences(
 
 
 def _continued(
-    predictor: Predictor,
-    world: World,
-    prompts: Ids,
-    acceptance: Acceptance,
-    keys: np.ndarray,
-    most: int,
+    predictor: Predictor, world: World, prompts: Ids, acceptance: Acceptance, keys: np.ndarray, most: int
 ) -> list[Ids]:
     n, size = prompts.shape
     ids = np.full((n, most), PAD, dtype=np.int64)

@@ -43,9 +43,7 @@ def chosen_layers(name: str, n_layers: int, layers: Sequence[int] | None) -> lis
     return sorted(chosen)
 
 
-def layer_reading(
-    session: Session, name: str, layer: int, tokens: Int[Tensor, "batch pos"]
-) -> LayerReading:
+def layer_reading(session: Session, name: str, layer: int, tokens: Int[Tensor, "batch pos"]) -> LayerReading:
     """Return how to read a layer, after a check on the model itself.
 
     Args:

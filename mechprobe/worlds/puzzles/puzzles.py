@@ -115,9 +115,8 @@ def seating_puzzles(
     data: dict[str, Json] = {"world": seats.digest()}
     about: dict[str, Json] = getattr(judge, "about", dict)()
     provenance = call.record(
-        {**about, "name": called, "world": seats.name}, data, seed=seed, world=seats.name,
-        name=called,
-    )  # fmt: skip
+        {**about, "name": called, "world": seats.name}, data, seed=seed, world=seats.name, name=called
+    )
     return puzzles_of({called: asked, "errs at random": simulated}, provenance)
 
 

@@ -84,9 +84,7 @@ def puzzles_of(asked: Mapping[str, Asked], provenance: Provenance) -> SeatingPuz
         ("distinction_recall", [a.recall for a in asked.values()]),
     ):
         # Nothing asked, nothing known: one missing value.
-        found = [
-            accuracy_interval(np.array(v or [np.nan]), np.arange(max(1, len(v)))) for v in values
-        ]
+        found = [accuracy_interval(np.array(v or [np.nan]), np.arange(max(1, len(v)))) for v in values]
         for i, end in enumerate(("", "_low", "_high")):
             data[f"{name}{end}"] = ("judge", np.array([interval[i] for interval in found]))
     metrics = ("compression", "distinction_recall")

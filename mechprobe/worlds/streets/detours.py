@@ -88,14 +88,20 @@ def detours(
     draws = rng.random((len(trips), world.max_length, 2))
     shares = np.array(p, dtype=np.float64)
     n_rows, drivers = len(p) * len(trips), (predictor, Navigator(world))
-    with tqdm(total=len(drivers) * n_rows, desc="detours", unit="trip", disable=not progress,
-              leave=False) as bar:  # fmt: skip
+    with tqdm(
+        total=len(drivers) * n_rows, desc="detours", unit="trip", disable=not progress, leave=False
+    ) as bar:
         found = [_drive(each, world, trips, draws, shares, kind, batch, bar) for each in drivers]
     data: dict[str, Json] = {"world": world.digest(), "trips": digest_json(trips.tolist())}
     provenance = call.record(
-        {**about(predictor), "world": world.name}, data, seed=seed, world=world.name,
-        n=len(trips), trips=trips if given else None, p=shares,
-    )  # fmt: skip
+        {**about(predictor), "world": world.name},
+        data,
+        seed=seed,
+        world=world.name,
+        n=len(trips),
+        trips=trips if given else None,
+        p=shares,
+    )
     return detours_of(found[0], found[1], shares, OUTCOMES, provenance)
 
 
@@ -108,9 +114,7 @@ class Navigator:
 
     def start(self, prefixes: Ids) -> "_NavigatorCursor":
         """Read prefixes ``[n, length]``, filled up with -1 on the right."""
-        return _NavigatorCursor(
-            self.world, self.world.run(self.world.initial(len(prefixes)), prefixes)
-        )
+        return _NavigatorCursor(self.world, self.world.run(self.world.initial(len(prefixes)), prefixes))
 
 
 class _NavigatorCursor:
@@ -157,9 +161,7 @@ def _drive(
     outcome, pushed = np.full(len(trip), LATE), np.zeros(len(trip), dtype=np.int64)
     for start in range(0, len(trip), batch):
         rows = slice(start, start + batch)
-        found = _drive_batch(
-            predictor, world, trips[trip[rows]], draws[trip[rows]], p[at[rows]], kind
-        )
+        found = _drive_batch(predictor, world, trips[trip[rows]], draws[trip[rows]], p[at[rows]], kind)
         outcome[rows], pushed[rows] = found
         bar.update(len(trip[rows]))
     shape = len(p), len(trips)
@@ -167,12 +169,7 @@ def _drive(
 
 
 def _drive_batch(
-    predictor: Predictor,
-    world: StreetMap,
-    states: States,
-    draws: Uniforms,
-    p: Uniforms,
-    kind: str,
+    predictor: Predictor, world: StreetMap, states: States, draws: Uniforms, p: Uniforms, kind: str
 ) -> tuple[Ids, Ids]:
     outcome, pushed = np.full(len(states), LATE), np.zeros(len(states), dtype=np.int64)
     cursor: Cursor = predictor.start(states[:, 1:] + world.first_node)
@@ -199,13 +196,7 @@ def _drive_batch(
 
 
 def _forced(
-    world: StreetMap,
-    states: States,
-    log_probs: LogProbs,
-    said: Ids,
-    draw: Uniforms,
-    position: int,
-    kind: str,
+    world: StreetMap, states: States, log_probs: LogProbs, said: Ids, draw: Uniforms, position: int, kind: str
 ) -> Ids:
     """Return the turn that would be forced on each row, -1 where there is none."""
     left = distances_after(world, states)

@@ -106,9 +106,7 @@ def _by_compass(world: StreetMap) -> Places:
     u, v, way = u[other], v[other], way[other]
     n, rows = world.n_nodes, np.arange(len(u))
     ones = np.ones(len(u))
-    gaps = coo_array(
-        (np.r_[ones, -ones], (np.r_[rows, rows], np.r_[v, u])), shape=(len(u), n)
-    ).tocsr()
+    gaps = coo_array((np.r_[ones, -ones], (np.r_[rows, rows], np.r_[v, u])), shape=(len(u), n)).tocsr()
     step = np.column_stack([np.sin(angle[way]), np.cos(angle[way])])
     pull = (gaps.T @ gaps + _HOLD * eye_array(n)).tocsc()
     return np.column_stack([spsolve(pull, gaps.T @ step[:, axis]) for axis in (0, 1)])

@@ -91,9 +91,14 @@ def reconstruct_map(
     )
     places, source = layout(world)
     return reconstruction_of(
-        drawing.streets(), world.table, (world.nodes, world.directions), (places, source),
-        valid, reasons, provenance,
-    )  # fmt: skip
+        drawing.streets(),
+        world.table,
+        (world.nodes, world.directions),
+        (places, source),
+        valid,
+        reasons,
+        provenance,
+    )
 
 
 def corrupted(world: StreetMap, walks: Sequence[Ids], share: float, seed: int = 0) -> list[Ids]:
@@ -181,9 +186,7 @@ class _Drawing:
             self.room[node] += 1
         return NO_STREET
 
-    def _lay(
-        self, origin: int, destination: int, ways: list[int], added: list[tuple[int, int]]
-    ) -> bool:
+    def _lay(self, origin: int, destination: int, ways: list[int], added: list[tuple[int, int]]) -> bool:
         if not ways:
             return origin == destination
         found = self._follow(origin, destination, ways)
@@ -218,11 +221,7 @@ class _Drawing:
         return best
 
     def _follow(
-        self,
-        node: int,
-        destination: int,
-        ways: list[int],
-        new: tuple[int, int, int] | None = None,
+        self, node: int, destination: int, ways: list[int], new: tuple[int, int, int] | None = None
     ) -> _Try:
         """Walk on over streets in use and true ones that may be taken into use.
 

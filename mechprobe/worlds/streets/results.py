@@ -157,11 +157,7 @@ def reconstruction_of(
     through = np.zeros(len(source), dtype=np.bool_)
     through[~real] = run_through(places, np.c_[source, target][~real], np.c_[u, true[u, w]])
     kinds, counts = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
-    walks = {
-        "n_walks": len(valid),
-        "n_valid": int(valid.sum()),
-        "n_failed": int((reasons != "").sum()),
-    }
+    walks = {"n_walks": len(valid), "n_valid": int(valid.sum()), "n_failed": int((reasons != "").sum())}
     labels = np.array(names[1], dtype=object)
     data = xr.Dataset(
         walks
@@ -178,10 +174,7 @@ def reconstruction_of(
             "x": ("node", places[:, 0]),
             "y": ("node", places[:, 1]),
         },
-        coords={
-            "node": np.array(names[0], dtype=object),
-            "reason": kinds.astype(object),
-        },
+        coords={"node": np.array(names[0], dtype=object), "reason": kinds.astype(object)},
     )
     data["x"].attrs["long_name"] = origin
     return MapReconstruction(data, provenance)

@@ -168,9 +168,7 @@ def from_graph(name: str, graph: GraphLike, direction: str | None, conflicts: Co
     return assemble(name, streets, nodes=words.values(), coordinates=known, conflicts=conflicts)
 
 
-def compass(
-    source: tuple[float, float], target: tuple[float, float], *, degrees: bool = False
-) -> str:
+def compass(source: tuple[float, float], target: tuple[float, float], *, degrees: bool = False) -> str:
     """Return which of eight directions leads from one point to another (x east, y north).
 
     Args:

@@ -47,9 +47,7 @@ class StreetMap(World):
 
     prompt_words = 2
 
-    def __init__(
-        self, streets: sources.Streets, *, name: str = "streets", max_length: int = 100
-    ) -> None:
+    def __init__(self, streets: sources.Streets, *, name: str = "streets", max_length: int = 100) -> None:
         self.nodes, self.directions = tuple(streets.nodes), tuple(streets.directions)
         self.table = streets.table
         self.coordinates, self.lengths = streets.coordinates, streets.lengths
@@ -116,13 +114,7 @@ class StreetMap(World):
 
     @classmethod
     def grid(
-        cls,
-        n: int,
-        *,
-        seed: int = 0,
-        longer: float = 0.25,
-        missing: float = 0.2,
-        max_length: int = 100,
+        cls, n: int, *, seed: int = 0, longer: float = 0.25, missing: float = 0.2, max_length: int = 100
     ) -> "StreetMap":
         """Return an irregular n x n grid: streets of one to three blocks, some one way or missing.
 
@@ -243,12 +235,7 @@ class StreetMap(World):
         return np.column_stack([np.full(n, WALKING), current, destination])
 
     def sample_prefixes(
-        self,
-        states: States,
-        rng: np.random.Generator,
-        lengths: Ids | None = None,
-        *,
-        published: bool = False,
+        self, states: States, rng: np.random.Generator, lengths: Ids | None = None, *, published: bool = False
     ) -> Prefixes:
         """Draw walks that lead to the states: random walks backwards, street by street.
 
@@ -292,9 +279,7 @@ class StreetMap(World):
         reasons[ok] = ""
         return Prefixes(ids[:, : int(counts.max(initial=0))], counts, tuple(map(str, reasons)))
 
-    def random_walks(
-        self, n: int, rng: np.random.Generator, *, length: int | None = None
-    ) -> list[Ids]:
+    def random_walks(self, n: int, rng: np.random.Generator, *, length: int | None = None) -> list[Ids]:
         """Return walks from a uniform origin that end wherever they are, which is the destination.
 
         Args:
@@ -315,9 +300,7 @@ class StreetMap(World):
             out += self._worded(origin, current, walk)
         return out
 
-    def shortest_paths(
-        self, n: int, rng: np.random.Generator, *, states: States | None = None
-    ) -> list[Ids]:
+    def shortest_paths(self, n: int, rng: np.random.Generator, *, states: States | None = None) -> list[Ids]:
         """Return shortest walks (in streets), from origin to destination.
 
         Where several next streets are on a shortest way, one is drawn.

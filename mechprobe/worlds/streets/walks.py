@@ -93,9 +93,7 @@ def walk_on(table: Ids, current: Ids, turns: Ids, rng: np.random.Generator) -> t
     return ways, at
 
 
-def walk_closer(
-    table: Ids, hops: Hops, current: Ids, destination: Ids, rng: np.random.Generator
-) -> Ids:
+def walk_closer(table: Ids, hops: Hops, current: Ids, destination: Ids, rng: np.random.Generator) -> Ids:
     """Walk a shortest way; where several next streets are on one, each is as likely.
 
     Returns:

@@ -33,9 +33,7 @@ class Corpus:
         return max(map(len, [*self.train, *self.held_out]))
 
 
-def corpus(
-    world: World, sequences: Sequence[Ids], held_out: Sequence[Ids] | float, seed: int
-) -> Corpus:
+def corpus(world: World, sequences: Sequence[Ids], held_out: Sequence[Ids] | float, seed: int) -> Corpus:
     """Check sequences and set some apart.
 
     Args:

@@ -39,8 +39,12 @@ class SequenceTraining(Result):
 
     def summary(self) -> "pd.DataFrame":
         """Return one row per evaluation."""
-        names = ["held_out_loss", "next_token_validity", "next_token_validity_low",
-                 "next_token_validity_high"]  # fmt: skip
+        names = [
+            "held_out_loss",
+            "next_token_validity",
+            "next_token_validity_low",
+            "next_token_validity_high",
+        ]
         return self.data[names].to_dataframe()
 
     def to_dataframe(self) -> "pd.DataFrame":
@@ -60,14 +64,10 @@ def training_of(
         provenance: What made them.
     """
     table = np.array(evaluations, dtype=np.float64).reshape(-1, 5)
-    names = ("held_out_loss", "next_token_validity", "next_token_validity_low",
-             "next_token_validity_high")  # fmt: skip
+    names = ("held_out_loss", "next_token_validity", "next_token_validity_low", "next_token_validity_high")
     data = xr.Dataset(
         {"loss": ("step", np.array(losses, dtype=np.float64))}
         | {name: ("evaluated", table[:, i]) for i, name in enumerate(names, 1)},
-        coords={
-            "step": np.arange(1, len(losses) + 1),
-            "evaluated": table[:, 0].astype(np.int64),
-        },
+        coords={"step": np.arange(1, len(losses) + 1), "evaluated": table[:, 0].astype(np.int64)},
     )
     return SequenceTraining(data, provenance)

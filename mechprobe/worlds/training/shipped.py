@@ -186,11 +186,21 @@ def make_shipped(
         train, held_out = shipped_sequences(name)
         where = Path(folder).expanduser() / name
         out[name] = train_sequence_model(
-            shipped_world(), train, held_out=held_out, folder=where,
-            n_layers=lesson.n_layers, d_model=lesson.d_model, n_heads=lesson.n_heads,
-            steps=lesson.steps, batch_size=64, lr=lesson.lr, weight_decay=lesson.weight_decay,
-            evaluate_every=1000, seed=_SEED, progress=progress,
-        )  # fmt: skip
+            shipped_world(),
+            train,
+            held_out=held_out,
+            folder=where,
+            n_layers=lesson.n_layers,
+            d_model=lesson.d_model,
+            n_heads=lesson.n_heads,
+            steps=lesson.steps,
+            batch_size=64,
+            lr=lesson.lr,
+            weight_decay=lesson.weight_decay,
+            evaluate_every=1000,
+            seed=_SEED,
+            progress=progress,
+        )
         _shrink(where, out[name])
         _keep(where / HELD_OUT, held_out)
     return out
@@ -204,16 +214,17 @@ def _shrink(folder: Path, record: "SequenceTraining") -> None:
     last = record.data.isel(evaluated=-1)
     reached = {
         name: float(last[name])
-        for name in ("held_out_loss", "next_token_validity", "next_token_validity_low",
-                     "next_token_validity_high")
-    } | {"steps": int(last["evaluated"])}  # fmt: skip
+        for name in (
+            "held_out_loss",
+            "next_token_validity",
+            "next_token_validity_low",
+            "next_token_validity_high",
+        )
+    } | {"steps": int(last["evaluated"])}
     text = json.dumps(reached, indent=1)
     write_whole(folder / "training.json", lambda path: path.write_text(text, encoding="utf-8"))
     half = {k: v.to(torch.float16) for k, v in load_file(folder / "model.safetensors").items()}
-    write_whole(
-        folder / "model.safetensors",
-        lambda path: save_file(half, path, metadata={"format": "pt"}),
-    )
+    write_whole(folder / "model.safetensors", lambda path: save_file(half, path, metadata={"format": "pt"}))
 
 
 def _keep(file: Path, sequences: Sequence[Ids]) -> None:

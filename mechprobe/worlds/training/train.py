@@ -109,15 +109,14 @@ def train_sequence_model(
         Vafa et al. (2024), https://arxiv.org/abs/2406.03689, appendix B (larger, on eight GPUs).
     """
     call = Call("train_sequence_model", locals())
-    recipe = Recipe(n_layers, d_model, n_heads, steps, batch_size, lr, weight_decay,
-                    max(1, steps // 20), seed)  # fmt: skip
+    recipe = Recipe(
+        n_layers, d_model, n_heads, steps, batch_size, lr, weight_decay, max(1, steps // 20), seed
+    )
     _check_recipe(recipe, evaluate_every)
     data = corpus(world, sequences, held_out, seed)
     facts: dict[str, Json] = {
         "world": world.digest(),
-        "sequences": digest_json(
-            [[s.tolist() for s in part] for part in (data.train, data.held_out)]
-        ),
+        "sequences": digest_json([[s.tolist() for s in part] for part in (data.train, data.held_out)]),
         "recipe": asdict(recipe),
     }
     where = Path(folder).expanduser()
@@ -130,10 +129,15 @@ def train_sequence_model(
         session.run(evaluate_every, progress=progress)
     _save(session.model, world, where)
     provenance = call.record(
-        {"name": where.name, "world": world.name}, facts, seed=seed, world=world.name,
-        folder=where.name, sequences=len(sequences),
-        held_out=held_out if isinstance(held_out, float) else len(held_out), warmup=recipe.warmup,
-    )  # fmt: skip
+        {"name": where.name, "world": world.name},
+        facts,
+        seed=seed,
+        world=world.name,
+        folder=where.name,
+        sequences=len(sequences),
+        held_out=held_out if isinstance(held_out, float) else len(held_out),
+        warmup=recipe.warmup,
+    )
     return training_of(session.losses, session.evaluations, provenance)
 
 
@@ -159,8 +163,14 @@ class _Session:
         reader = batches(self.data.train, self.recipe.batch_size, self.recipe.seed)
         for _ in range(self.step):
             next(reader)
-        with tqdm(total=self.recipe.steps, initial=self.step, desc="training", unit="step",
-                  disable=not progress, leave=False) as bar:  # fmt: skip
+        with tqdm(
+            total=self.recipe.steps,
+            initial=self.step,
+            desc="training",
+            unit="step",
+            disable=not progress,
+            leave=False,
+        ) as bar:
             while self.step < self.recipe.steps:
                 self.losses.append(self._update(next(reader)))
                 self.step += 1
@@ -168,8 +178,9 @@ class _Session:
                 if self.step % evaluate_every == 0 or self.step == self.recipe.steps:
                     self.evaluations.append((float(self.step), *self.evaluate()))
                     self.store()
-                    bar.set_postfix(loss=f"{self.evaluations[-1][1]:.3f}",
-                                    valid=f"{self.evaluations[-1][2]:.4f}")  # fmt: skip
+                    bar.set_postfix(
+                        loss=f"{self.evaluations[-1][1]:.3f}", valid=f"{self.evaluations[-1][2]:.4f}"
+                    )
 
     def _update(self, ids: Ids) -> float:
         for group in self.optimizer.param_groups:
@@ -210,9 +221,7 @@ class _Session:
         return total / words, found.value, found.low, found.high
 
     def store(self) -> None:
-        tensors = {
-            f"model.{k}": v for k, v in self.model.state_dict().items() if k != "lm_head.weight"
-        }
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items() if k != "lm_head.weight"}
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{key}": value for key, value in state.items()}
         notes = {
@@ -230,9 +239,7 @@ class _Session:
             notes = stored.metadata() or {}
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
         _require_same(json.loads(notes.get("facts", "{}")), self.facts, self.file)
-        weights = {
-            k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")
-        }
+        weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         self.model.load_state_dict(weights, strict=False)
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
@@ -298,13 +305,11 @@ def _save(model: Any, world: World, folder: Path) -> None:
     text = json.dumps(words, ensure_ascii=False, indent=0)
     write_whole(folder / "tokens.json", lambda path: path.write_text(text, encoding="utf-8"))
     write_whole(
-        folder / "config.json",
-        lambda path: path.write_text(model.config.to_json_string(use_diff=False)),
+        folder / "config.json", lambda path: path.write_text(model.config.to_json_string(use_diff=False))
     )
     tensors = {k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
     write_whole(
-        folder / "model.safetensors",
-        lambda path: save_file(tensors, path, metadata={"format": "pt"}),
+        folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"})
     )
 
 
@@ -334,8 +339,7 @@ def _check_recipe(recipe: Recipe, evaluate_every: int) -> None:
             raise ValueError(msg)
     if recipe.d_model % recipe.n_heads:
         msg = (
-            f"d_model={recipe.d_model} cannot be shared out among {recipe.n_heads} heads; choose a "
-            "multiple."
+            f"d_model={recipe.d_model} cannot be shared out among {recipe.n_heads} heads; choose a multiple."
         )
         raise ValueError(msg)
     if not 0 < recipe.lr < 1:
