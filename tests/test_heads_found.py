@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.test_heads_scores import (
-    one_thread,  # noqa: F401 (a fixture)
-)
+from tests.test_heads_scores import one_thread  # noqa: F401 (a fixture)
 
 LETTERS = tuple("ABCDEFGH")
 WIRED = (1, 2)

@@ -8,9 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.test_heads_scores import (
-    one_thread,  # noqa: F401 (a fixture)
-)
+from tests.test_heads_scores import one_thread  # noqa: F401 (a fixture)
 
 Answers = npt.NDArray[np.float64]
 # Of an example and its prompt: a log-probability for each letter.

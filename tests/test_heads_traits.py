@@ -197,7 +197,7 @@ def test_direct_logits_of_one_head_by_ablation(tiny: Callable[..., Any]) -> None
         for h in range(4):
             z = cache["blocks.2.attn.hook_z"][0, -1].reshape(4, 8)[h].detach().double()
             written = W_O[:, 8 * h : 8 * h + 8] @ z
-            expected[h] += float(final_norm(model, resid, written) @ (W_U[:, pair[0]] - W_U[:, pair[1]]))  # fmt: skip
+            expected[h] += float(final_norm(model, resid, written) @ (W_U[:, pair[0]] - W_U[:, pair[1]]))
     np.testing.assert_allclose(found[2], expected / len(task), atol=2e-5)
 
 
