@@ -105,6 +105,15 @@ def test_bad_values_are_refused(change: dict[str, Any], error: type[Exception], 
         _compute(**change)
 
 
+@pytest.mark.usefixtures("as_users_run_it")
+def test_numpy_s_numbers_are_numbers_and_a_dictionary_is_no_compute(tiny_model: Any) -> None:
+    """What is plainly meant is taken; what is not is refused by name."""
+    own = _lens(tiny_model, compute=_compute(batch_size=np.int64(2), scratch_mb=np.float32(50)))
+    assert own.provenance.arguments["compute"]["batch_size"] == 2
+    with pytest.raises(TypeError, match=r"compute must be mp\.Compute\(.*found {'batch_size': 2}"):
+        _lens(tiny_model, compute={"batch_size": 2})
+
+
 def test_the_record_says_how_it_was_calculated(tiny_model: Any) -> None:
     plain = _lens(tiny_model)
     steps = _lens(tiny_model, compute=_compute(batch_size=2, compiled=False))

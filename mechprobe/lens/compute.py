@@ -1,7 +1,8 @@
 """How a lens is calculated: how much memory it may take, and by which arithmetic."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 
 from mechprobe.lens.capture import Reader
 from mechprobe.models.prompts import TOKENS_PER_BATCH
@@ -42,13 +43,13 @@ class Compute:
 
     def __post_init__(self) -> None:
         size, scratch_mb = self.batch_size, self.scratch_mb
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
+        if size is not None and (isinstance(size, bool) or not isinstance(size, Integral)):
             msg = f"batch_size must be an integer or None; found {size!r}."
             raise TypeError(msg)
         if size is not None and size < 1:
             msg = f"batch_size must be at least 1; found {size}."
             raise ValueError(msg)
-        if isinstance(scratch_mb, bool) or not isinstance(scratch_mb, int | float):
+        if isinstance(scratch_mb, bool) or not isinstance(scratch_mb, Real):
             msg = f"scratch_mb must be a number of megabytes; found {scratch_mb!r}."
             raise TypeError(msg)
         if not 0 < scratch_mb < math.inf:
@@ -59,8 +60,23 @@ class Compute:
             )
             raise ValueError(msg)
 
+    def recorded(self, batch_size: int | None) -> dict[str, object]:
+        """Return what a record says, the batch size that was really taken included."""
+        return {**asdict(self), "batch_size": batch_size}
+
 
 DEFAULT = Compute()
+
+
+def check_compute(compute: object) -> None:
+    """Refuse what is not a ``Compute``.
+
+    Raises:
+        TypeError: It is not.
+    """
+    if not isinstance(compute, Compute):
+        msg = f"compute must be mp.Compute(batch_size=, scratch_mb=, compiled=); found {compute!r}."
+        raise TypeError(msg)
 
 
 @dataclass(frozen=True, slots=True)

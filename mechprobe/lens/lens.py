@@ -6,7 +6,6 @@ Every layer adds to one residual stream :math:`x_l`; the model answers by readin
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from tqdm.auto import tqdm
 from mechprobe.kernels import readout
 from mechprobe.kernels.readout import SCRATCH_BYTES
 from mechprobe.lens.capture import Reader
-from mechprobe.lens.compute import DEFAULT, Compute, MemoryPlan, memory_plan
+from mechprobe.lens.compute import DEFAULT, Compute, MemoryPlan, check_compute, memory_plan
 from mechprobe.lens.dataset import Cells, cells_read, lens_dataset
 from mechprobe.lens.request import (
     Layers,
@@ -112,7 +111,7 @@ def logit_lens(
             range, a target that is several tokens, NaN weights, a read-out path that is not
             the model's.
         TypeError: Something that is not a TransformerLens model; prompts, targets, positions,
-            layers or ``top_k`` of a wrong kind.
+            layers, ``top_k`` or ``compute`` of a wrong kind.
         NotImplementedError: An architecture or a stream that cannot be read.
 
     Example:
@@ -126,6 +125,7 @@ def logit_lens(
         https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens
     """
     call = Call("logit_lens", locals())
+    check_compute(compute)
     session = opened(model)
     ids = token_ids(model, prompts, prepend_bos=prepend_bos)
     chosen = resolve_positions(positions, [len(row) for row in ids])
@@ -148,7 +148,7 @@ def logit_lens(
         ids,
         layers=reader.layers,
         targets=wanted.recorded,
-        compute={**asdict(compute), "batch_size": batch_size},
+        compute=compute.recorded(batch_size),
     )
     return LensResult(data, record)
 
