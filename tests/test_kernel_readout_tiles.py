@@ -37,16 +37,16 @@ def test_no_more_rows_at_once_than_there_is_room_for(room: int, monkeypatch: pyt
     # By name, because the function hides the module of the same name.
     module = import_module("mechprobe.kernels.readout")
     seen: list[int] = []
-    multiply = module.Tile.multiply
+    logits = module.Tile.logits
 
     def watch(self: Any, x: Tensor, path: Any) -> Tensor:
         seen.append(x.shape[0] * x.shape[1])
         assert len(self.product) + len(self.reference) <= max(2, room)
-        return multiply(self, x, path)
+        return logits(self, x, path)
 
     problem = Problem(torch.randn(3, 5, 4), torch.randn(4, 70), None, None, 2)
     whole = problem.read()
-    monkeypatch.setattr(module.Tile, "multiply", watch)
+    monkeypatch.setattr(module.Tile, "logits", watch)
     assert_same(problem.read(scratch_rows=room), whole, atol=1e-6)
     assert sum(seen) == 15
 
@@ -59,14 +59,14 @@ def test_a_last_entry_that_is_the_reference_is_read_once(
     rows, targets = torch.randn(4, 5, 4).double(), torch.randint(70, (5, 2))
     rows[3] = rows[0]
     n_read = 0
-    multiply = module.Tile.multiply
+    logits = module.Tile.logits
 
     def count(self: Any, x: Tensor, path: Any) -> Tensor:
         nonlocal n_read
         n_read += x.shape[0] * x.shape[1]
-        return multiply(self, x, path)
+        return logits(self, x, path)
 
-    monkeypatch.setattr(module.Tile, "multiply", count)
+    monkeypatch.setattr(module.Tile, "logits", count)
     problem = Problem(rows, torch.randn(4, 70).double(), None, targets, 3, None, scratch_rows)
     assert_loops_agree(problem, atol=1e-12)
     assert n_read == 15
@@ -78,13 +78,13 @@ def test_a_last_entry_that_is_the_reference_is_read_once(
 def test_the_default_room(monkeypatch: pytest.MonkeyPatch) -> None:
     module = import_module("mechprobe.kernels.readout")
     shapes: list[tuple[int, int]] = []
-    shape_of = module.tile_shape
+    shape_of = module._tile_shape
 
     def watch(*args: int) -> tuple[int, int]:
         shapes.append(shape_of(*args))
         return shapes[-1]
 
-    monkeypatch.setattr(module, "tile_shape", watch)
+    monkeypatch.setattr(module, "_tile_shape", watch)
     problem = Problem(torch.randn(3, 5, 4), torch.randn(4, 70), None, None, 2)
     monkeypatch.setattr(module, "SCRATCH_BYTES", 6 * 70 * 4)
     problem.read()
@@ -109,4 +109,4 @@ def test_the_default_room(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_shape_of_a_tile(n_entries: int, n_rows: int, room: int, expected: tuple[int, int]) -> None:
     """Two thirds of the room for logits, spans of equal length."""
     module = import_module("mechprobe.kernels.readout")
-    assert module.tile_shape(n_entries, n_rows, room) == expected
+    assert module._tile_shape(n_entries, n_rows, room) == expected
