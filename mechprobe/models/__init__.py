@@ -38,6 +38,7 @@ from mechprobe.models.protocol import Model as Model
 from mechprobe.models.protocol import model_name as model_name
 from mechprobe.models.protocol import tokenizer_of as tokenizer_of
 from mechprobe.models.run import Run as Run
+from mechprobe.models.run import pads_left as pads_left
 from mechprobe.models.run import run as run
 from mechprobe.models.run import takes_positions as takes_positions
 from mechprobe.models.session import Session as Session

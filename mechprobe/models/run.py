@@ -344,6 +344,16 @@ def takes_positions(session: Session) -> bool:
     return session.fact("takes positions", lambda: _has_positions(hugging_face(session.model)))
 
 
+def pads_left(session: Session) -> bool:
+    """Whether rows may be filled up on the left, a mask telling the model what is no token.
+
+    Not in float64: transformers' eager attention adds the lowest float64 to what is masked and sums
+    in float32, where that is -inf. A column that sees nothing else is NaN then, and so is every later
+    one of its row.
+    """
+    return takes_positions(session) and session.dtype != torch.float64
+
+
 def _has_positions(hf: Any) -> bool:
     return hf is not None and "position_ids" in inspect.signature(hf.base_model.forward).parameters
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechprobe.models import Cursor, Session, alone, branching, describe, opened, takes_positions, window
+from mechprobe.models import Cursor, Session, alone, branching, describe, opened, pads_left, window
 from mechprobe.models.protocol import Edit, input_device
 from mechprobe.provenance import Json, digest_json
 from mechprobe.worlds.automata.arrays import PAD, Ids
@@ -276,7 +276,7 @@ class NetworkCursor:
 
     def _size(self, ascending: Ids) -> int:
         """How many of the shortest rows left are read together."""
-        if not takes_positions(self._network.session):
+        if not pads_left(self._network.session):
             return min(int((ascending == ascending[0]).sum()), ROWS_AT_ONCE)
         fits = np.arange(1, len(ascending) + 1) * ascending <= self._network.words_at_once
         return min(max(1, int(fits.sum())), ROWS_AT_ONCE)
