@@ -256,12 +256,12 @@ def test_shown(result: Any) -> None:
 
 @pytest.fixture
 def no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mechprobe.worlds.predictors import residual
+    from mechprobe.models import cursor
 
     def fails(*args: object, **kwargs: object) -> None:
         raise AssertionError(args, kwargs)
 
-    monkeypatch.setattr(residual, "run", fails)
+    monkeypatch.setattr(cursor, "run", fails)
 
 
 @pytest.mark.usefixtures("no_pass", "as_users_run_it")

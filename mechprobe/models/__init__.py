@@ -8,6 +8,7 @@ from mechprobe.models.branch import window as window
 from mechprobe.models.check import ModelCheck as ModelCheck
 from mechprobe.models.check import check_model as check_model
 from mechprobe.models.cursor import Cursor as Cursor
+from mechprobe.models.cursor import require_read_out as require_read_out
 from mechprobe.models.identity import describe as describe
 from mechprobe.models.inputs import found as found
 from mechprobe.models.inputs import integer as integer

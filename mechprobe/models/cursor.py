@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechprobe.models.forks import FOREIGN, ForkCache, continue_rows, forking_body
-from mechprobe.models.internals import stream_name
+from mechprobe.models.internals import last_stream, stream_name
 from mechprobe.models.protocol import Edit, Sink
 from mechprobe.models.run import Logits, run, takes_positions
 from mechprobe.models.session import Session, opened
@@ -283,6 +283,28 @@ def _seen(session: Session) -> dict[bool, bool | None]:
     if forking_body(session) is None:
         return {False: False, True: False}
     return _calls(session).setdefault(session, {False: None, True: None})
+
+
+def require_read_out(session: Session, ids: Int[Tensor, "row pos"], name: str) -> None:
+    """Refuse to read layers of a model whose last layer, so read, is not the model's own answer.
+
+    Args:
+        session: The model.
+        ids: A few to try it on, if that was not done of the model as it is.
+        name: What messages call it.
+
+    Raises:
+        ValueError: Norm and unembedding are not all that makes the answer.
+    """
+
+    def tried() -> bool:
+        last: list[Tensor] = []
+        done = run(session, ids, {last_stream(session.model): last.append}, logits="all")
+        assert done.logits is not None
+        session.unembedding.require_identity(last[0].flatten(0, 1), done.logits.flatten(0, 1), name)
+        return True
+
+    session.fact(("layers read as the model reads", session.unembedding.mark), tried)
 
 
 def _read_out(session: Session, logits: Logits, found: list[Tensor], resid: Tensor) -> None:

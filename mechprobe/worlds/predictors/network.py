@@ -10,14 +10,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechprobe.models import Cursor, Session, alone, branching, describe, opened, pads_left, window
+from mechprobe.models import (
+    Cursor,
+    Session,
+    alone,
+    branching,
+    describe,
+    opened,
+    pads_left,
+    require_read_out,
+    window,
+)
 from mechprobe.models.protocol import Edit, input_device
 from mechprobe.provenance import Json, digest_json
 from mechprobe.worlds.automata.arrays import PAD, Ids
 from mechprobe.worlds.automata.base import World
 from mechprobe.worlds.predictors.callables import RereadCursor, require_log_probs
 from mechprobe.worlds.predictors.predictor import LogProbs
-from mechprobe.worlds.predictors.residual import LayerReading, layer_reading
+from mechprobe.worlds.predictors.residual import LayerReading, chosen_layers
 
 # Numbers in the residual stream of one forward pass, and rows of one cache that advance together.
 STREAM_AT_ONCE = 2**20
@@ -105,9 +115,10 @@ class LanguageModel:
             'street_grid_6x6, layer 0'
         """
         name = self.reading.of if self.reading else self.name
-        some = np.arange(min(len(self.ids), self.longest, 8))[None]
-        reading = layer_reading(self.session, name, layer, self.rectangle(some))
-        return replace(self, name=f"{name}, layer {layer}", reading=reading)
+        chosen_layers(name, self.session.n_layers, [layer])
+        found = replace(self, name=f"{name}, layer {layer}", reading=LayerReading(layer, name))
+        found.cursor()  # refuses a model whose layers cannot be read so
+        return found
 
     @alone
     def start(self, prefixes: Ids) -> "NetworkCursor | RereadCursor":
@@ -177,8 +188,12 @@ class LanguageModel:
 
     def cursor(self) -> Cursor:
         """Return what reads rows of words on, and says what the model or its layer says."""
-        layer = None if self.reading is None else self.reading.layer
-        return Cursor(self.session, many=True, layer=layer)
+        if self.reading is None:
+            return Cursor(self.session, many=True)
+        # Again at every call: the model may be another than when the layer was chosen.
+        some = np.arange(min(len(self.ids), self.longest, 8))[None]
+        require_read_out(self.session, self.rectangle(some), self.reading.of)
+        return Cursor(self.session, many=True, layer=self.reading.layer)
 
     @alone
     def _read_last(self, ids: Ids) -> LogProbs:
