@@ -347,9 +347,8 @@ def takes_positions(session: Session) -> bool:
 def pads_left(session: Session) -> bool:
     """Whether rows may be filled up on the left, a mask telling the model what is no token.
 
-    Not in float64: transformers' eager attention adds the lowest float64 to what is masked and sums
-    in float32, where that is -inf. A column that sees nothing else is NaN then, and so is every later
-    one of its row.
+    Not in float64: what transformers' eager attention adds to masked scores is -inf in the float32 that
+    it sums in. A column of padding alone is NaN then, and so is every later one of its row.
     """
     return takes_positions(session) and session.dtype != torch.float64
 
@@ -367,15 +366,13 @@ def _forward(hf: Any, what: Pass, *, bare: bool, stateful: bool = False) -> Run:
         bare: Run its body only, where no logits are wanted.
         stateful: It is recurrent, and knows no cache of keys and values.
     """
-    kwargs: dict[str, Any] = {"input_ids": what.ids, "use_cache": what.keep_cache}
+    kwargs: dict[str, Any] = {"input_ids": what.ids} | ({} if stateful else {"use_cache": what.keep_cache})
     if what.mask is not None:
         kwargs["attention_mask"] = what.mask
     if what.positions is not None:
         kwargs["position_ids"] = what.positions
     if what.cache is not None:
         kwargs["past_key_values"] = what.cache
-    if stateful:
-        del kwargs["use_cache"]
     if what.logits == "none" and bare:
         out = hf.base_model(**kwargs)
         return Run(None, getattr(out, "past_key_values", None))
