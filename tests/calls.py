@@ -240,7 +240,7 @@ class _Decided:
         self.judge, self.about = judge, judge.about
 
     def __call__(self, prompt: str) -> str:
-        return f"ANSWER: {'yes' if ord(self.judge(prompt[-40:])[0]) % 2 else 'no'}"
+        return f"ANSWER: {'yes' if sum(map(ord, self.judge(prompt[-40:]))) % 2 else 'no'}"
 
 
 def _puzzles(judge: Any) -> Any:

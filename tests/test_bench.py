@@ -215,10 +215,10 @@ def test_an_id_given_twice_is_no_tie() -> None:
 
 
 def test_workload_ids_are_fixed_and_targets_follow(tmp_path: Path) -> None:
-    from mechprobe.bench.workload import lens_workload, read_ids, save_ids
+    from mechprobe.bench.workload import draw_ids, read_ids, save_ids
 
-    drawn = lens_workload("2x8").draw(50, None)
-    np.testing.assert_array_equal(drawn, lens_workload("2x8").draw(50, None))
+    drawn = draw_ids(2, 8, 50, None)
+    np.testing.assert_array_equal(drawn, draw_ids(2, 8, 50, None))
     assert drawn.max() < 50
     save_ids(tmp_path / "ids.npy", drawn)
     ids, targets = read_ids(tmp_path / "ids.npy")
@@ -227,10 +227,10 @@ def test_workload_ids_are_fixed_and_targets_follow(tmp_path: Path) -> None:
 
 
 def test_a_model_with_tokenizer_reads_text(tiny_text_model: Any) -> None:
-    from mechprobe.bench.workload import lens_workload
+    from mechprobe.bench.workload import draw_ids
 
     tokenizer = tiny_text_model.tokenizer
-    first, second = lens_workload("2x600").draw(300, tokenizer)
+    first, second = draw_ids(2, 600, 300, tokenizer)
     assert first.shape == (601,)
     assert "The harbour was quiet" in tokenizer.decode(first.tolist() + second.tolist())
     assert (first != second).any()
@@ -296,7 +296,7 @@ def test_heads_are_timed_and_compared(tmp_path: Path) -> None:
 def test_a_malformed_workload_of_heads_is_refused(name: str) -> None:
     from mechprobe.bench import run_bench
 
-    with pytest.raises(ValueError, match=rf"'{re.escape(name)}': heads .*choose .*'32x200\+5'"):
+    with pytest.raises(ValueError, match=rf"'{re.escape(name)}' is not '<even .*as '32x200\+5'"):
         run_bench("heads", "nowhere", workloads=[name], progress=False)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mechprobe.bench.contender import Arrays, Contender
 from mechprobe.bench.lens_contenders import hugging_face
-from mechprobe.bench.workload import TOP_K, generation_workload
+from mechprobe.bench.workload import GENERATION, TOP_K, draw_ids
 from mechprobe.lens import generate_with_lens
 from mechprobe.models import Session, load_model, looking_at, run, tokenizer_of
 
@@ -37,8 +37,8 @@ class Mechprobe(_Taker):
 
     def draw(self, work: str, file: Path) -> None:
         """Write the prompt, and how many tokens shall follow, for all contenders."""
-        prompt, n_steps = generation_workload(work)
-        ids = prompt.draw(int(self.model.cfg.d_vocab), tokenizer_of(self.model))
+        tokens, n_steps = GENERATION.read(work)
+        ids = draw_ids(1, tokens, int(self.model.cfg.d_vocab), tokenizer_of(self.model))
         # Without the token that a lens would follow.
         np.savez(file, prompt=ids[:, :-1], n_steps=n_steps)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mechprobe import tasks
 from mechprobe.bench.contender import AbsentError, Arrays, Contender
-from mechprobe.bench.workload import heads_workload
+from mechprobe.bench.workload import HEADS
 from mechprobe.heads import qk_scores
 from mechprobe.heads.lead import shared_lead
 from mechprobe.heads.places import places
@@ -33,12 +33,12 @@ _MANY_TOKENS = 50_000
 
 def questions(work: str) -> tasks.Task:
     """Return the questions of a workload, each behind its worked examples."""
-    size = heads_workload(work)
+    prompts, shots = HEADS.read(work)
     # With a shot goes the other question about its theory.
-    n_shown = size.shots + size.shots % 2
-    theories = tasks.ontology(size.prompts + n_shown, steps=6, distractors=8, seed=0)
+    n_shown = shots + shots % 2
+    theories = tasks.ontology(prompts + n_shown, steps=6, distractors=8, seed=0)
     task = tasks.Task("bench", tuple(e.within(_INTRODUCTION) for e in theories))
-    return task.with_shots(size.shots) if size.shots else task
+    return task.with_shots(shots) if shots else task
 
 
 class _Taker(Contender):

@@ -6,7 +6,7 @@ from mechprobe.bench import compare
 from mechprobe.bench.pieces import WITHOUT
 from mechprobe.bench.report import BenchReport
 from mechprobe.bench.rounds import Kind, run_rounds
-from mechprobe.bench.workload import generation_workload, heads_workload, lens_workload, world_workload
+from mechprobe.bench.workload import GENERATION, HEADS, LENS, WORLD
 
 _PACKAGED = "smollm2-135m-instruct"
 KINDS = {
@@ -15,7 +15,7 @@ KINDS = {
         ("1x128", "8x256"),
         ("mechprobe", "transformer_lens", "hf_loop", "forward", "forward+gemm"),
         "ids.npy",
-        lens_workload,
+        LENS,
         compare.lenses,
         peers=("nnsight", "nnterp", "tuned_lens", "interpreto"),
         pieces=("compiled reductions", "twin"),
@@ -25,7 +25,7 @@ KINDS = {
         ("128+32",),
         ("mechprobe", "hf generate", "loop"),
         "prompt.npz",
-        generation_workload,
+        GENERATION,
         compare.tokens,
         pieces=("twin",),
     ),
@@ -34,7 +34,7 @@ KINDS = {
         ("32x200", "32x200+5"),
         ("mechprobe", "run_with_cache", "run_with_cache q,k", "run_with_cache q,k x8", "forward"),
         "task.jsonl",
-        heads_workload,
+        HEADS,
         compare.scores,
         pieces=("twin",),
     ),
@@ -43,7 +43,7 @@ KINDS = {
         ("compression:100x30", "distinction:100x30"),
         ("mechprobe", "hf generate"),
         "pairs.npz",
-        world_workload,
+        WORLD,
         compare.world_scores,
         pieces=("twin", "forked rows"),
         cpu=True,
@@ -100,7 +100,7 @@ def run_bench(
     kind = KINDS[name]
     chosen = kind.workloads if workloads is None else workloads
     for work in chosen:
-        kind.parse(work)
+        kind.shape.read(work)
     if repeats < 1:
         msg = f"repeats={repeats}; at least one repetition is timed."
         raise ValueError(msg)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mechprobe.bench.contender import AbsentError, Arrays, Contender
-from mechprobe.bench.workload import TOP_K, lens_workload, read_ids, save_ids
+from mechprobe.bench.workload import LENS, TOP_K, draw_ids, read_ids, save_ids
 from mechprobe.kernels.gemm import Gemm, gemm_path
 from mechprobe.lens import logit_lens
 from mechprobe.models import (
@@ -54,7 +54,8 @@ class Mechprobe(_Taker):
 
     def draw(self, work: str, file: Path) -> None:
         """Write the ids of a workload, for all contenders."""
-        save_ids(file, lens_workload(work).draw(int(self.model.cfg.d_vocab), tokenizer_of(self.model)))
+        prompts, tokens = LENS.read(work)
+        save_ids(file, draw_ids(prompts, tokens, int(self.model.cfg.d_vocab), tokenizer_of(self.model)))
 
     def forward(self) -> None:
         """Run the model's body in mechprobe's own micro-batches."""

@@ -4,7 +4,7 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from mechprobe.bench.compare import Cells, Compare, Comparison
 from mechprobe.bench.memory import METHOD
 from mechprobe.bench.process import WorkerProcess
 from mechprobe.bench.report import BenchReport, BenchRow
+from mechprobe.bench.workload import Shape
 from mechprobe.provenance import utc_now, versions
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Kind:
         contenders: Their names, in the order of every round: each is loaded and run once before
             the next, first those that need most memory.
         input: File name of the input that they share.
-        parse: Raises ``ValueError`` of a name of a workload that is malformed.
+        shape: How workloads are named.
         compare: Says whether a contender's outputs equal ours.
         peers: Of other packages, run where they are asked for and installed (extra "bench").
         pieces: Of mechprobe's machinery, without which it is run where they are asked for.
@@ -62,7 +63,7 @@ class Kind:
     workloads: tuple[str, ...]
     contenders: tuple[str, ...]
     input: str
-    parse: Callable[[str], object]
+    shape: Shape
     compare: Compare
     peers: tuple[str, ...] = ()
     pieces: tuple[str, ...] = ()

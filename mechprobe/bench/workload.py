@@ -10,11 +10,46 @@ import numpy.typing as npt
 
 TOP_K = 10
 SEED = 0
-_SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
-_WORLD = re.compile(r"(compression|distinction):([1-9]\d*)x([1-9]\d*)")
-_GENERATION = re.compile(r"([1-9]\d*)\+([1-9]\d*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How the workloads of a benchmark are named.
+
+    Attributes:
+        pattern: Of a name, as a regular expression; each group is one of its sizes.
+        form: The same for people.
+    """
+
+    pattern: str
+    form: str
+
+    def read(self, name: str) -> tuple[int, ...]:
+        """Return the sizes in a name; of a size that is left out, 0.
+
+        Raises:
+            ValueError: The name has another form.
+        """
+        found = re.fullmatch(self.pattern, name)
+        if found is None:
+            msg = f"workload {name!r} is not {self.form}."
+            raise ValueError(msg)
+        return tuple(int(size or 0) for size in found.groups())
+
+
+LENS = Shape(r"([1-9]\d*)x([1-9]\d*)", "'<prompts>x<tokens>' (two positive integers), as '8x256'")
+GENERATION = Shape(
+    r"([1-9]\d*)\+([1-9]\d*)", "'<tokens>+<tokens generated>' (two positive integers), as '128+32'"
+)
 # Prompts of heads come in pairs (every theory is asked about twice) and in one length.
-_HEADS = re.compile(r"(\d*[02468])x200(?:\+([1-9]\d*))?")
+HEADS = Shape(
+    r"([1-9]\d*[02468]|[2468])x200(?:\+([1-9]\d*))?",
+    "'<even number>x200', or behind shared worked examples '<even number>x200+<their number>', as '32x200+5'",
+)
+WORLD = Shape(
+    r"(?:compression|distinction):([1-9]\d*)x([1-9]\d*)",
+    "'<compression or distinction>:<pairs>x<suffixes>', as 'compression:100x30'",
+)
 
 # Plain English, shuffled by sentence. Ids drawn at random would do for times, not for comparing
 # ranks: a random next token lies among the 25,000 least likely ones, where a third of all cells
@@ -39,44 +74,32 @@ _SENTENCES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """Prompts of equal length, so that no contender pads.
+def draw_ids(prompts: int, tokens: int, d_vocab: int, tokenizer: Any) -> npt.NDArray[np.int64]:
+    """Return ids ``[prompt, token]``, one more per prompt than is read: the last target.
 
-    Attributes:
-        name: ``"8x256"``: prompts x tokens.
+    Args:
         prompts: How many prompts.
-        tokens: Tokens of each.
+        tokens: Tokens of each, so that no contender pads.
+        d_vocab: Without a tokenizer, ids are drawn evenly from ``0..d_vocab - 1``.
+        tokenizer: The model's, or None.
     """
+    rng = np.random.default_rng(SEED)
+    if tokenizer is None:
+        return rng.integers(0, d_vocab, (prompts, tokens + 1))
+    return np.array([_text(rng, tokens, tokenizer) for _ in range(prompts)], dtype=np.int64)
 
-    name: str
-    prompts: int
-    tokens: int
 
-    def draw(self, d_vocab: int, tokenizer: Any) -> npt.NDArray[np.int64]:
-        """Return ids ``[prompt, token]``, one more per prompt than is read: the last target.
-
-        Args:
-            d_vocab: Without a tokenizer, ids are drawn evenly from ``0..d_vocab - 1``.
-            tokenizer: The model's, or None.
-        """
-        rng = np.random.default_rng(SEED)
-        if tokenizer is None:
-            return rng.integers(0, d_vocab, (self.prompts, self.tokens + 1))
-        rows = [self._text(rng, tokenizer) for _ in range(self.prompts)]
-        return np.array(rows, dtype=np.int64)
-
-    def _text(self, rng: np.random.Generator, tokenizer: Any) -> list[int]:
-        ids: list[int] = []
-        while len(ids) <= self.tokens:
-            order = rng.permutation(len(_SENTENCES)).tolist()
-            text = "".join(f" {_SENTENCES[i]}" for i in order)
-            ids += tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids[: self.tokens + 1]
+def _text(rng: np.random.Generator, tokens: int, tokenizer: Any) -> list[int]:
+    ids: list[int] = []
+    while len(ids) <= tokens:
+        order = rng.permutation(len(_SENTENCES)).tolist()
+        text = "".join(f" {_SENTENCES[i]}" for i in order)
+        ids += tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids[: tokens + 1]
 
 
 def save_ids(file: Path, drawn: npt.NDArray[np.int64]) -> None:
-    """Write what ``Workload.draw`` gave."""
+    """Write what ``draw_ids`` gave."""
     # Into an open file: to a name numpy adds its own ending.
     with file.open("wb") as out:
         np.save(out, drawn)
@@ -86,80 +109,3 @@ def read_ids(file: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return prompt ids and the id that follows each of them, ``[prompt, pos]`` both."""
     drawn: npt.NDArray[np.int64] = np.load(file)
     return drawn[:, :-1].copy(), drawn[:, 1:].copy()
-
-
-def lens_workload(name: str) -> Workload:
-    """Return the workload called ``name``.
-
-    Raises:
-        ValueError: It is not ``"<prompts>x<tokens>"``.
-    """
-    shape = _SHAPE.fullmatch(name)
-    if shape is None:
-        msg = f"workload {name!r} is not '<prompts>x<tokens>' (two positive integers), as '8x256'."
-        raise ValueError(msg)
-    return Workload(name, int(shape[1]), int(shape[2]))
-
-
-def generation_workload(name: str) -> tuple[Workload, int]:
-    """Return the prompt, and how many tokens follow it, of the workload called ``name``.
-
-    Raises:
-        ValueError: It is not ``"<tokens>+<tokens generated>"``.
-    """
-    shape = _GENERATION.fullmatch(name)
-    if shape is None:
-        msg = f"workload {name!r} is not '<tokens>+<tokens generated>' (two positive integers), as '128+32'."
-        raise ValueError(msg)
-    return Workload(name, 1, int(shape[1])), int(shape[2])
-
-
-@dataclass(frozen=True, slots=True)
-class HeadsWorkload:
-    """Questions about theories.
-
-    Attributes:
-        prompts: How many prompts, an even number.
-        shots: Worked examples that every prompt begins with, the same for all.
-    """
-
-    prompts: int
-    shots: int
-
-
-def heads_workload(name: str) -> HeadsWorkload:
-    """Return the workload of heads called ``name``.
-
-    Raises:
-        ValueError: It is neither ``"<even number>x200"`` nor ``"<even number>x200+<shots>"``.
-    """
-    found = _HEADS.fullmatch(name)
-    if found is None or not int(found[1]):
-        msg = (
-            f"workload {name!r}: heads are timed on '<even number>x200', or behind shared worked "
-            "examples on '<even number>x200+<their number>'; choose '32x200' or '32x200+5'."
-        )
-        raise ValueError(msg)
-    return HeadsWorkload(int(found[1]), int(found[2] or 0))
-
-
-@dataclass(frozen=True, slots=True)
-class WorldWorkload:
-    """A metric, how many pairs and how many suffixes of each."""
-
-    metric: str
-    pairs: int
-    suffixes: int
-
-
-def world_workload(name: str) -> WorldWorkload:
-    """Return the workload called ``name``.
-
-    Raises:
-        ValueError: It is not ``"compression:100x30"`` or ``"distinction:100x30"``.
-    """
-    found = _WORLD.fullmatch(name)
-    if found is None:
-        msg = f"workload {name!r} is not '<compression or distinction>:<pairs>x<suffixes>'."
-        raise ValueError(msg)
-    return WorldWorkload(found[1], int(found[2]), int(found[3]))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mechprobe.bench.contender import Arrays, Contender
-from mechprobe.bench.workload import WorldWorkload, world_workload
+from mechprobe.bench.workload import WORLD
 from mechprobe.models import looking_at
 from mechprobe.worlds import Epsilon, StreetMap, load_sequence_model, load_shipped
 from mechprobe.worlds.automata.arrays import PAD, Ids
@@ -52,7 +52,7 @@ class _Taker(Contender):
 
     def take(self, file: Path) -> None:
         with np.load(file) as arrays:
-            self.work = world_workload(str(arrays["work"]))
+            self.metric, sizes = str(arrays["metric"]), arrays["sizes"].tolist()
             self.pairs = Pairs(
                 arrays["states1"],
                 arrays["states2"],
@@ -61,7 +61,7 @@ class _Taker(Contender):
                 int(arrays["n_drawn"]),
                 {},
             )
-        self.request = _request(self.world, self.work)
+        self.request = _request(self.world, *sizes)
 
     def forward(self) -> None:
         """Read the prefixes once."""
@@ -77,9 +77,9 @@ class _Taker(Contender):
         return sum(values.nbytes for values in result.values())
 
 
-def _request(world: StreetMap, work: WorldWorkload) -> Request:
+def _request(world: StreetMap, n_pairs: int, n_suffixes: int) -> Request:
     rule = Epsilon(EPSILON)
-    return checked(world, work.pairs, work.suffixes, DEPTH, rule, "vafa2024", None, SEED)
+    return checked(world, n_pairs, n_suffixes, DEPTH, rule, "vafa2024", None, SEED)
 
 
 class Mechprobe(_Taker):
@@ -89,13 +89,14 @@ class Mechprobe(_Taker):
 
     def draw(self, work: str, file: Path) -> None:
         """Write the pairs of a workload."""
-        size = world_workload(work)
+        metric, sizes = work.partition(":")[0], WORLD.read(work)
         with looking_at(self.model):
-            both = drawn_pairs(self.net, self.world, _request(self.world, size), "random_walk")
-        pairs = both[size.metric == "distinction"]
+            both = drawn_pairs(self.net, self.world, _request(self.world, *sizes), "random_walk")
+        pairs = both[metric == "distinction"]
         np.savez(
             file,
-            work=work,
+            metric=metric,
+            sizes=sizes,
             states1=pairs.states1,
             states2=pairs.states2,
             prefixes1=pairs.prefixes1,
@@ -105,7 +106,7 @@ class Mechprobe(_Taker):
 
     def run(self) -> Arrays:
         """Score the pairs."""
-        tests, how = _TESTS[self.work.metric], self.request.sampling
+        tests, how = _TESTS[self.metric], self.request.sampling
         # Once, as the public function does, not for every word.
         with looking_at(self.model):
             found = list(scored(tests, self.net, self.world, self.pairs, how))
@@ -131,9 +132,9 @@ class HFGenerate(_Taker):
     def run(self) -> Arrays:
         """Score the pairs one by one."""
         torch.manual_seed(SEED)
-        score = self._compression if self.work.metric == "compression" else self._distinction
+        score = self._compression if self.metric == "compression" else self._distinction
         columns = zip(*(score(i) for i in range(len(self.pairs))), strict=True)
-        tests = _TESTS[self.work.metric]
+        tests = _TESTS[self.metric]
         return {test: np.array(c) for test, c in zip(tests, columns, strict=True)}
 
     def _compression(self, i: int) -> tuple[float]:
@@ -167,7 +168,7 @@ class HFGenerate(_Taker):
             epsilon_cutoff=EPSILON,
             top_k=50,
             max_length=self.request.max_tokens,
-            num_return_sequences=self.work.suffixes,
+            num_return_sequences=self.request.sampling.samples,
             eos_token_id=self.end,
             pad_token_id=self.end,
         )[:, len(prefix) :]
