@@ -110,6 +110,23 @@ def test_folio_and_multi_logieval(tmp_path: Path) -> None:
     assert (one.label, one.candidates, one.steps) == ("yes", ("yes", "no"), 3)
 
 
+def test_boolq(tmp_path: Path) -> None:
+    from mechprobe.tasks import load
+
+    swims = {"question": "can it swim", "title": "Penguin", "passage": "It swims. ", "answer": True}
+    other = {"question": "is water wet", "passage": "Water is wet.", "answer": True}
+    task = load(
+        _write(tmp_path / "b", swims, other, swims | {"question": "can it fly", "answer": False}), "boolq"
+    )
+    first = task.examples[0]
+    assert first.prompt == "It swims.\nYes or no: can it swim\nAnswer:"
+    _assert_statement(first, "Yes or no:", "can it swim")
+    assert {e.candidates for e in task} == {("yes", "no")}
+    assert [e.label for e in task] == ["yes", "yes", "no"]
+    assert [e.group for e in task] == ["context 0", "context 1", "context 0"]
+    assert [e.meta for e in task] == [{"title": "Penguin"}, {}, {"title": "Penguin"}]
+
+
 def test_prontoqa_in_every_shape(tmp_path: Path) -> None:
     from mechprobe.tasks import load
 
@@ -225,6 +242,11 @@ def test_a_line_that_cannot_be_read_is_named_or_left_out(tmp_path: Path, line: b
          "field 'label' is missing"),
         ("multi_logieval", {"context": "A.", "question": "B?", "answer": "perhaps"},
          "label 'perhaps' is not among the candidates yes, no"),
+        *(("boolq", {"passage": "A.", "question": "B?", "answer": answer},
+           f"field 'answer' must be true or false; found {answer!r}")
+          for answer in ("yes", "true", 1, None)),
+        ("boolq", {"passage": "A.", "question": "B?"}, "field 'answer' is missing"),
+        ("boolq", {"passage": " ", "question": "B?", "answer": True}, "field 'passage' must be a text"),
         ("folio", {"premises": ["A."], "conclusion": "B.", "label": "Maybe"},
          "label 'Maybe' is not among the candidates True, False, Uncertain"),
         ("folio", {"premises": "A.", "conclusion": "B.", "label": "True"},

@@ -55,6 +55,21 @@ def multi_logieval(record: Mapping[str, Any], _: bool = False) -> list[Example]:
     return [example]
 
 
+def boolq(record: Mapping[str, Any], _: bool = False) -> list[Example]:
+    """Return the yes/no question of one record of BoolQ."""
+    passage = _text(record, "passage")
+    example = logic_example(
+        passage,
+        _text(record, "question"),
+        ("yes", "no"),
+        "yes" if _truth(record, "answer") else "no",
+        lead="Yes or no:",
+        group=passage,
+        meta=_kept(record, "title"),
+    )
+    return [example]
+
+
 def folio(record: Mapping[str, Any], _: bool = False) -> list[Example]:
     """Return the question of one record of FOLIO; its "Unknown" is called "Uncertain"."""
     premises = [p.strip() for p in _texts(record, "premises")]
@@ -172,6 +187,7 @@ def cosmos_qa(record: Mapping[str, Any], extra_options: bool = False) -> list[Ex
 LOGIC: dict[str, Reader] = {
     "pararule_plus": pararule_plus,
     "multi_logieval": multi_logieval,
+    "boolq": boolq,
     "folio": folio,
     "prontoqa": prontoqa,
 }
@@ -200,6 +216,14 @@ def _text(record: Any, name: str) -> str:
     value = _field(record, name)
     if not isinstance(value, str) or not value.strip():
         msg = f"field {name!r} must be a text that is not empty; found {value!r:.60}."
+        raise ValueError(msg)
+    return value
+
+
+def _truth(record: Any, name: str) -> bool:
+    value = _field(record, name)
+    if not isinstance(value, bool):
+        msg = f"field {name!r} must be true or false; found {value!r:.60}."
         raise ValueError(msg)
     return value
 

@@ -12,7 +12,9 @@ from typing import Any, Literal
 from mechprobe.tasks.formats import CHOICE, LOGIC, grouped
 from mechprobe.tasks.task import Example, Task, example_from_json
 
-Format = Literal["pararule_plus", "multi_logieval", "folio", "prontoqa", "hellaswag", "mcqa", "cosmos_qa"]
+Format = Literal[
+    "pararule_plus", "multi_logieval", "boolq", "folio", "prontoqa", "hellaswag", "mcqa", "cosmos_qa"
+]
 
 _READERS = {**LOGIC, **CHOICE}
 
