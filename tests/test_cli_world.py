@@ -99,8 +99,8 @@ def test_training_goes_on_where_it_was(
     [
         (["--world", "othello"], "--world has no effect here: random_walks comes with its own"),
         (["--model", "folder"], "--world is needed: which world are the words of folder of?"),
-        (["--model", "folder", "--world", "dyck:3"], "--world 'dyck:3' is no edge list"),
-        (["--model", "folder", "--world", "chess"], "--world 'chess' is no edge list"),
+        (["--model", "folder", "--world", "dyck:1:2:3"], "'dyck:1:2:3' names no world"),
+        (["--model", "folder", "--world", "chess"], "'chess' names no world; worlds are spelled "),
         (["--model", "folder", "--world", "none.csv"], "none.csv"),
         (["--acceptance", "epsilon"], "--acceptance 'epsilon' is none of epsilon:0.01, top-k:5"),
         (["--acceptance", "epsilon:1.5"], "epsilon must lie in [0, 1)"),

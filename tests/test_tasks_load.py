@@ -340,3 +340,20 @@ def test_importing_tasks_is_cheap() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_the_guide_and_the_errors_know_every_format(tmp_path: Path) -> None:
+    from mechprobe import tasks
+    from mechprobe.tasks.formats import CHOICE, READERS
+
+    assert set(CHOICE) == {"hellaswag", "mcqa", "cosmos_qa"}
+    guide = (Path(__file__).parents[1] / "docs" / "guide" / "tasks.md").read_text(encoding="utf-8")
+    words = "".join(c for c in guide.lower() if c.isalnum())
+    (tmp_path / "t.jsonl").write_text("{}\n")
+    wrong: Any = "chess"
+    with pytest.raises(ValueError, match="format must be one of") as refused:
+        tasks.load(tmp_path / "t.jsonl", wrong)
+    for name in READERS:
+        assert name in str(refused.value)
+        assert name == "mcqa" or name.replace("_", "") in words, name

@@ -25,8 +25,8 @@ class Questions:
 
     Attributes:
         task: "ontology" or "select_and_copy" (generated), or a file of questions.
-        format: Of a file: pararule_plus, multi_logieval, boolq, folio, prontoqa, hellaswag, mcqa,
-            cosmos_qa; a file that mechprobe saved needs none.
+        format: Of a file, boolq or mcqa for instance (a wrong one lists all); a file that
+            mechprobe saved needs none.
         n: Questions; a larger file is sampled. An ontology over a grid takes the next number that
             fills its cells evenly.
         steps: Of the ontology: rule applications, a number or a range such as 1-5.

@@ -19,8 +19,8 @@ class Subject:
     Attributes:
         model: A model that comes with the package (random_walks, shortest_paths), or a folder or
             hub id with a tokens.json.
-        world: An edge list (.csv: node, direction, neighbor), or grid:6, othello, othello:6,
-            seating:3, connect4:2, dyck:2:4 (brackets, depth); not for models of the package.
+        world: An edge list (.csv: node, direction, neighbor), or a name with sizes: seating:3,
+            othello:6 (a wrong one lists all); not for models of the package.
         device: Where to run.
     """
 
@@ -62,25 +62,11 @@ def world_named(text: str) -> "World":
 
     if text.endswith(".csv"):
         return worlds.StreetMap.from_edges(text)
-    name, *sizes = text.split(":")
-    makers = {
-        "grid": (worlds.StreetMap.grid, 1, 1),
-        "othello": (worlds.Othello, 0, 1),
-        "seating": (worlds.Seating, 1, 1),
-        "connect4": (worlds.CumulativeConnect4, 1, 1),
-        "dyck": (worlds.Dyck, 2, 2),
-    }
-    make, least, most = makers.get(name, (None, 0, 0))
-    fits = least <= len(sizes) <= most and all(size.isdigit() for size in sizes)
-    if make is None or not fits:
-        msg = (
-            f"--world {text!r} is no edge list (.csv) and none of grid:6, othello, othello:6, "
-            "seating:3, connect4:2, dyck:2:4."
-        )
-        raise ValueError(msg)
-    found: Any = make(*map(int, sizes))
-    there: World = found
-    return there
+    try:
+        return worlds.named(text)
+    except ValueError as error:
+        msg = f"--world is an edge list (.csv) or a world's name: {error}"
+        raise ValueError(msg) from error
 
 
 def acceptance_named(text: str) -> "Acceptance":

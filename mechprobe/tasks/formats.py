@@ -8,16 +8,21 @@ import re
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from inspect import signature
+from typing import Any, Literal, get_args
 
 from mechprobe.provenance import Json
 from mechprobe.tasks.layout import choice_example, logic_example
 from mechprobe.tasks.task import Example
 
-Reader = Callable[[Mapping[str, Any], bool], list[Example]]
+# Each is read by the function of its name; multiple choice by one that takes ``extra_options``.
+Format = Literal[
+    "pararule_plus", "multi_logieval", "boolq", "folio", "prontoqa", "hellaswag", "mcqa", "cosmos_qa"
+]
+Reader = Callable[..., list[Example]]
 
 
-def pararule_plus(record: Mapping[str, Any], _: bool = False) -> list[Example]:
+def pararule_plus(record: Mapping[str, Any]) -> list[Example]:
     """Return the questions of one context of PARARULE-Plus."""
     context = _text(record, "context")
     out: list[Example] = []
@@ -38,7 +43,7 @@ def pararule_plus(record: Mapping[str, Any], _: bool = False) -> list[Example]:
     return out
 
 
-def multi_logieval(record: Mapping[str, Any], _: bool = False) -> list[Example]:
+def multi_logieval(record: Mapping[str, Any]) -> list[Example]:
     """Return the yes/no question of one record of Multi-LogiEval."""
     context = _text(record, "context")
     depth = str(record.get("depth", ""))
@@ -55,7 +60,7 @@ def multi_logieval(record: Mapping[str, Any], _: bool = False) -> list[Example]:
     return [example]
 
 
-def boolq(record: Mapping[str, Any], _: bool = False) -> list[Example]:
+def boolq(record: Mapping[str, Any]) -> list[Example]:
     """Return the yes/no question of one record of BoolQ."""
     passage = _text(record, "passage")
     example = logic_example(
@@ -70,7 +75,7 @@ def boolq(record: Mapping[str, Any], _: bool = False) -> list[Example]:
     return [example]
 
 
-def folio(record: Mapping[str, Any], _: bool = False) -> list[Example]:
+def folio(record: Mapping[str, Any]) -> list[Example]:
     """Return the question of one record of FOLIO; its "Unknown" is called "Uncertain"."""
     premises = [p.strip() for p in _texts(record, "premises")]
     label = _text(record, "label").strip()
@@ -85,7 +90,7 @@ def folio(record: Mapping[str, Any], _: bool = False) -> list[Example]:
     return [example]
 
 
-def prontoqa(record: Mapping[str, Any], _: bool = False) -> list[Example]:
+def prontoqa(record: Mapping[str, Any]) -> list[Example]:
     """Return the question of one record of PrOntoQA: its generator's, or the one on the hub."""
     record = record.get("test_example", record)
     if isinstance(record, Mapping) and "options" in record:
@@ -184,14 +189,13 @@ def cosmos_qa(record: Mapping[str, Any], extra_options: bool = False) -> list[Ex
     return [example]
 
 
-LOGIC: dict[str, Reader] = {
-    "pararule_plus": pararule_plus,
-    "multi_logieval": multi_logieval,
-    "boolq": boolq,
-    "folio": folio,
-    "prontoqa": prontoqa,
-}
-CHOICE: dict[str, Reader] = {"hellaswag": hellaswag, "mcqa": mcqa, "cosmos_qa": cosmos_qa}
+READERS: dict[str, Reader] = {name: globals()[name] for name in get_args(Format)}
+CHOICE = {name for name, reader in READERS.items() if "extra_options" in signature(reader).parameters}
+
+
+def examples_of(name: str, record: Mapping[str, Any], extra_options: bool) -> list[Example]:
+    """Return the questions of one record of a format."""
+    return READERS[name](record, **({"extra_options": extra_options} if name in CHOICE else {}))
 
 
 def grouped(examples: Iterable[Example]) -> Iterator[Example]:

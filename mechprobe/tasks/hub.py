@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from mechprobe.tasks.formats import CHOICE, Reader, cosmos_qa, grouped, hellaswag, mcqa, prontoqa
+from mechprobe.tasks.formats import CHOICE, Format, examples_of, grouped
 from mechprobe.tasks.task import Example, Task
 
 
@@ -15,21 +15,21 @@ class _Source:
     revision: str
     config: str
     split: str
-    reader: Reader
+    format: Format
 
 
 # Revisions that hold data files: ``datasets`` runs no scripts any more. CosmosQA's own branch is a
 # script, so this is the hub's conversion of it (its branch refs/convert/parquet).
 _SOURCES = {
-    "mmlu": _Source("cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe", "all", "test", mcqa),
+    "mmlu": _Source("cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe", "all", "test", "mcqa"),
     "hellaswag": _Source(
-        "Rowan/hellaswag", "218ec52e09a7e7462a5400043bb9a69a41d06b76", "default", "validation", hellaswag
+        "Rowan/hellaswag", "218ec52e09a7e7462a5400043bb9a69a41d06b76", "default", "validation", "hellaswag"
     ),
     "cosmos_qa": _Source(
-        "allenai/cosmos_qa", "ed50fe83db62b355759053b1cd5eef344ee371e0", "default", "validation", cosmos_qa
+        "allenai/cosmos_qa", "ed50fe83db62b355759053b1cd5eef344ee371e0", "default", "validation", "cosmos_qa"
     ),
     "prontoqa": _Source(
-        "renma/ProntoQA", "6f3e03863ce763efd1f9cd11aacf4caff1b7af02", "default", "validation", prontoqa
+        "renma/ProntoQA", "6f3e03863ce763efd1f9cd11aacf4caff1b7af02", "default", "validation", "prontoqa"
     ),
 }
 
@@ -66,7 +66,7 @@ def from_hub(
         )
         raise ValueError(msg)
     source = _SOURCES[name]
-    if extra_options and source.reader not in CHOICE.values():
+    if extra_options and source.format not in CHOICE:
         msg = f"extra_options are for multiple-choice questions; {name!r} has none."
         raise ValueError(msg)
     if limit is not None and limit < 1:
@@ -89,7 +89,7 @@ def _read(source: _Source, revision: str, split: str, extra_options: bool) -> It
     def read() -> Iterator[Example]:
         for i, row in enumerate(rows):
             try:
-                yield from source.reader(row, extra_options)
+                yield from examples_of(source.format, row, extra_options)
             except ValueError as error:
                 msg = f"{source.repository}, {split}, record {i}: {error}"
                 raise ValueError(msg) from error

@@ -7,16 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from mechprobe.tasks.formats import CHOICE, LOGIC, grouped
+from mechprobe.tasks.formats import CHOICE, READERS, Format, examples_of, grouped
 from mechprobe.tasks.task import Example, Task, example_from_json
-
-Format = Literal[
-    "pararule_plus", "multi_logieval", "boolq", "folio", "prontoqa", "hellaswag", "mcqa", "cosmos_qa"
-]
-
-_READERS = {**LOGIC, **CHOICE}
 
 
 @dataclass
@@ -90,8 +84,8 @@ def _check(path: Path, format: str | None, extra_options: bool, limit: int | Non
     if not path.is_file():
         msg = f"there is no file {path}."
         raise FileNotFoundError(msg)
-    if format is not None and format not in _READERS:
-        msg = f"format must be one of {', '.join(_READERS)} (or None); found {format!r}."
+    if format is not None and format not in READERS:
+        msg = f"format must be one of {', '.join(READERS)} (or None); found {format!r}."
         raise ValueError(msg)
     if extra_options and format not in CHOICE:
         msg = f"extra_options are for multiple-choice formats ({', '.join(CHOICE)}); found format={format!r}."
@@ -111,7 +105,7 @@ def _published_examples(source: _Source, format: str, extra_options: bool) -> It
     def read() -> Iterator[Example]:
         for where, record in records:
             try:
-                yield from _READERS[format](record, extra_options)
+                yield from examples_of(format, record, extra_options)
             except ValueError as error:
                 source.refuse(where, str(error))
 
@@ -127,7 +121,7 @@ def _saved_examples(source: _Source, head: dict[str, Any]) -> Iterator[Example]:
     if not isinstance(record.get("task"), str) or not isinstance(record.get("notes"), list):
         msg = (
             f"{source.path} does not begin with the head line of Task.save; say which format it "
-            f"has: {', '.join(_READERS)}."
+            f"has: {', '.join(READERS)}."
         )
         raise ValueError(msg)
     head.update(record)

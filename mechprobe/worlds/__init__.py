@@ -12,17 +12,9 @@ and ``world.step(states, tokens)``, ``legal``, ``moves`` and ``accepts`` follow 
 continuations in lockstep. ``published=True`` draws as the code of the paper does, its failures
 included; everything is drawn from the ``numpy.random.Generator`` that is passed.
 
-======================  ===============================  ===================================
-world                   words                            state
-======================  ===============================  ===================================
-``StreetMap``           ``end``, directions, nodes       current node, destination
-``Othello``             squares                          side to move, discs of both colours
-``Seating``             statements (``A@1``, ``A-B=2``)  orders that are still possible
-``CumulativeConnect4``  columns                          heights of the columns
-``Dyck``                brackets, ``end`` if asked for   open brackets
-``Automaton``           any                              any
-``Counter``, ``Group``  steps; readout word and answers  value
-======================  ===============================  ===================================
+Worlds are ``StreetMap``, ``Othello``, ``Seating``, ``CumulativeConnect4``, ``Dyck``, ``Automaton``,
+``Counter`` and ``Group``; ``named("seating:3")`` makes one of a name. ``docs/guide/worlds.md`` says
+what their words and states are.
 
 A model is asked through a ``Predictor``: ``load_sequence_model(folder, world)``,
 ``language_model(model, world, vocabulary)``, ``callable_model(fn, world)``, or an oracle
@@ -53,6 +45,7 @@ from mechprobe.worlds.automata.language import boundary as boundary
 from mechprobe.worlds.automata.language import boundary_sizes as boundary_sizes
 from mechprobe.worlds.automata.language import distinguishing_length as distinguishing_length
 from mechprobe.worlds.automata.minimise import nerode_classes as nerode_classes
+from mechprobe.worlds.automata.named import named as named
 from mechprobe.worlds.automata.othello import Othello as Othello
 from mechprobe.worlds.automata.seating import Seating as Seating
 from mechprobe.worlds.automata.sequences import first_illegal as first_illegal

@@ -8,7 +8,8 @@ move in lockstep with a batch of a model.
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ class World(ABC):
     """A deterministic automaton whose valid words are those that do not lead to reject.
 
     Subclasses give ``initial``, ``step``, ``sample_states`` and ``sample_prefixes``; a faster
-    ``legal`` (or ``moves``) is welcome.
+    ``legal`` (or ``moves``) is welcome. Where all states can be listed, begin with ``TableWorld``.
 
     Attributes:
         name: What tables and figures call it.
@@ -31,9 +32,11 @@ class World(ABC):
         end: Id of the word that closes a sequence, or None.
         max_length: Words that a sequence may have.
         prompt_words: Words that a sequence begins with before there is anything to predict.
+        spelled: How ``named`` and the command line call one of this kind, sizes behind colons.
     """
 
     prompt_words = 1
+    spelled: ClassVar[str] = ""
 
     def __init__(
         self, name: str, tokens: Sequence[str], *, end: int | None = None, max_length: int = 100
@@ -47,6 +50,11 @@ class World(ABC):
         if max_length < 2:
             msg = f"max_length must be at least 2, a prefix and a suffix; found {max_length}."
             raise ValueError(msg)
+
+    @classmethod
+    def maker(cls) -> "Callable[..., World]":
+        """Return what makes one of given sizes; its positional parameters are the sizes."""
+        return cls
 
     @abstractmethod
     def initial(self, n: int = 1) -> States:

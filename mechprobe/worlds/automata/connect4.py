@@ -30,6 +30,8 @@ class CumulativeConnect4(World):
         Vafa et al. (2024), https://arxiv.org/abs/2406.03689, section 2.
     """
 
+    spelled = "connect4:2"
+
     def __init__(self, rows: int = 6) -> None:
         if rows < 1:
             msg = f"CumulativeConnect4 needs at least one row; found {rows}."

@@ -34,6 +34,8 @@ class Dyck(TableWorld):
         ['(', '[', ']']
     """
 
+    spelled = "dyck:2:4"
+
     def __init__(
         self, k: int = 2, depth: int = 4, *, end: str | None = None, max_length: int | None = None
     ) -> None:

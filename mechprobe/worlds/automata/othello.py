@@ -43,6 +43,8 @@ class Othello(World):
         ['c2', 'b3', 'e4', 'd5']
     """
 
+    spelled = "othello:6"
+
     def __init__(
         self, size: int = 8, *, pool: int = 1000, seed: int = 0, games: list[Ids] | None = None
     ) -> None:

@@ -39,6 +39,8 @@ class Seating(TableWorld):
         Vafa et al. (2024), https://arxiv.org/abs/2406.03689, section 4.
     """
 
+    spelled = "seating:3"
+
     def __init__(self, n: int = 3, *, max_length: int = 20) -> None:
         if not 2 <= n <= len(PEOPLE):
             msg = (

@@ -1,6 +1,6 @@
 """Streets as a world: ``origin destination direction direction ... end``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -44,6 +44,8 @@ class StreetMap(World):
     Source:
         Vafa et al. (2024), https://arxiv.org/abs/2406.03689, section 3.
     """
+
+    spelled = "grid:6"
 
     prompt_words = 2
 
@@ -111,6 +113,11 @@ class StreetMap(World):
         """
         streets = sources.from_graph(name, graph, direction, conflicts)
         return cls(streets, name=name, max_length=max_length)
+
+    @classmethod
+    def maker(cls) -> "Callable[..., World]":
+        """Return ``grid``."""
+        return cls.grid
 
     @classmethod
     def grid(
