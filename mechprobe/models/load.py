@@ -1,11 +1,13 @@
 """Load a model: the packaged one, a folder, or a hub id; always from files on disk."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mechprobe.models import packaged
+from mechprobe.models.checkpoint import require_whole, shapes_as_configured, weight_files
 from mechprobe.models.identity import Source, remember
+from mechprobe.models.internals import hugging_face
 from mechprobe.models.quiet import quiet
 from mechprobe.models.session import alone
 from mechprobe.models.support import unsupported_reason
@@ -61,11 +63,14 @@ def load_model(
 
     Raises:
         FetchError: The embedded model could not be fetched or stored.
-        FileNotFoundError: No such folder, and no such model on the hub.
+        FileNotFoundError: No such folder, and no such model on the hub; or weights that its index
+            names are not there.
         ConnectionError: The hub cannot be reached, and the model is not in the local hub cache.
         NotImplementedError: An architecture that the probes cannot read, named with the reason.
-        ValueError: Only pickled weights, ``revision`` for something not on the hub, or ``n_ctx``
-            for a folder without tokenizer.
+        ValueError: Only pickled weights, tensors that are not those of the model (one is missing or
+            has another shape, more layers than the config counts), an index that is damaged or
+            names files elsewhere, ``revision`` for something not on the hub, or ``n_ctx`` for a
+            folder without tokenizer.
 
     Example:
         >>> model = load_model("smollm2-135m-instruct")  # doctest: +SKIP
@@ -78,7 +83,7 @@ def load_model(
     import torch
 
     options = {"dtype": dtype or torch.float32, "trust_remote_code": trust_remote_code}
-    with quiet():
+    with quiet(), shapes_as_configured(source.folder):
         if any((source.folder / file).exists() for file in _TOKENIZER_FILES):
             from transformer_lens.model_bridge import TransformerBridge
 
@@ -92,6 +97,8 @@ def load_model(
     if reason:
         msg = f"{name} ({model.cfg.architecture}) is not supported: {reason}"
         raise NotImplementedError(msg)
+    if source.name != packaged.NAME:  # whose digest was looked at
+        source = replace(source, note=require_whole(source.folder, hugging_face(cast("Any", model))))
     model.cfg.model_name = source.name
     remember(model, source)
     return model
@@ -113,7 +120,7 @@ def _find(name: str, revision: str | None, allow_bin: bool) -> Source:
         if not (folder / "config.json").exists():
             msg = f"{name} is a folder without config.json; it holds no Hugging Face model."
             raise FileNotFoundError(msg)
-        weights = _weights(folder, allow_bin)
+        weights = weight_files(folder, allow_bin)
         return Source(folder.resolve().name, files={p.name: digest_file(p) for p in weights}, folder=folder)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         msg = (
@@ -122,24 +129,8 @@ def _find(name: str, revision: str | None, allow_bin: bool) -> Source:
         )
         raise FileNotFoundError(msg)
     folder, commit = _from_hub(name, revision, allow_bin)
-    _weights(folder, allow_bin)
+    weight_files(folder, allow_bin)
     return Source(name, revision=commit, folder=folder)
-
-
-def _weights(folder: Path, allow_bin: bool) -> list[Path]:
-    """Return the files that Hugging Face will read the weights from."""
-    index = folder / "model.safetensors.index.json"
-    found = [folder / "model.safetensors"]
-    if index.exists():
-        shards: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        found = [folder / name for name in sorted(set(shards.values()))]
-    found = [file for file in found if file.exists()]
-    pickled = sorted(folder.glob("*.bin"))
-    if not found and not (pickled and allow_bin):
-        advice = "its .bin files are pickles: pass allow_bin=True to read them" if pickled else ""
-        msg = f"{folder.name} holds no model.safetensors; {advice or 'is it whole?'}"
-        raise ValueError(msg) if pickled else FileNotFoundError(msg)
-    return found or pickled
 
 
 def _from_hub(name: str, revision: str | None, allow_bin: bool) -> tuple[Path, str]:
