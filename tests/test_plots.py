@@ -41,8 +41,8 @@ def _lens(
             "top_token": (("pos", "layer", "k"), token),
             "top_text": (("pos", "layer", "k"), text),
             "top_log_prob": (("pos", "layer", "k"), log_prob),
-            "entropy": (("pos", "layer"), cells),
-            "kl_to_final": (("pos", "layer"), cells[:, ::-1] * 2),
+            "entropy": (("pos", "layer"), cells, {"long_name": "entropy of it", "units": "nats"}),
+            "kl_to_final": (("pos", "layer"), cells[:, ::-1] * 2, {"long_name": "KL", "units": "nats"}),
             "model_token": (("pos", "k"), token[:, -1].copy()),
             "model_text": (("pos", "k"), text[:, -1].copy()),
             "token_text": ("pos", padded(read, "")),
@@ -142,7 +142,7 @@ def test_cells_hold_the_best_token_of_their_layer_and_position(kind: str) -> Non
     assert "layer 1, position 6" in hover
     assert "p1l1k0" in hover
     assert "p1l1k1" in hover
-    assert "entropy 2.5, KL(final ‖ layer) 1 nats" in hover
+    assert "entropy 2.5 nats, KL(final ‖ layer) 1 nats" in hover
 
 
 def test_layers_are_named_and_the_last_is_on_top() -> None:
@@ -254,7 +254,7 @@ def test_many_positions_get_distinct_colours() -> None:
 
 
 def test_unknown_kinds_of_lens_figure_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"no figure 'heat'; .* tokens, entropy, kl, rank, prob"):
+    with pytest.raises(ValueError, match=r"no figure 'heat'; .* tokens, entropy, kl_to_final, rank, prob"):
         _figure(_lens(), "heat")
 
 
@@ -330,3 +330,15 @@ def test_unknown_kinds_of_vocabulary_figure_are_refused() -> None:
 
     with pytest.raises(ValueError, match=r"no figure '' of the vocabulary; the only kind is"):
         neighbors_figure(_neighbors(), "")
+
+
+def test_any_statistic_of_the_cells_can_be_drawn() -> None:
+    """A variable over position and layer is a kind of figure, named and measured by its attributes."""
+    data = _lens(["a", " b"])
+    values = np.arange(6.0).reshape(2, 3)
+    data["surprise"] = (("pos", "layer"), values, {"long_name": "how odd it is", "units": "bit"})
+    figure = _figure(data, "surprise")
+    assert figure.layout.title.text.startswith("How odd it is, after every layer")
+    assert figure.data[0].colorbar.title.text == "surprise<br>(bit)"
+    np.testing.assert_array_equal(np.array(figure.data[0].z), values.T)
+    assert "surprise 4 bit" in figure.data[0].hovertext[1][1]

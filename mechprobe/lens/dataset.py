@@ -15,12 +15,17 @@ from mechprobe.lens.request import Targets
 from mechprobe.models import TokenText
 
 _CELL = ("prompt", "pos")
+# Statistics of one number a cell: variable, field of ``Readout``, what it is and its unit. Figures,
+# tables and pages take what has the dimensions (prompt, pos, layer) from the dataset itself.
+_STATISTICS = (
+    ("entropy", "entropy", "entropy of the distribution", "nats"),
+    ("kl_to_final", "kl", "divergence from the final distribution, KL(final | layer)", "nats"),
+)
 _ATTRS: dict[str, tuple[str, str]] = {
+    **{name: (what, units) for name, _, what, units in _STATISTICS},
     "top_token": ("most likely tokens", "id"),
     "top_text": ("most likely tokens", "text"),
     "top_log_prob": ("log-probability of the most likely tokens", "nats"),
-    "entropy": ("entropy of the distribution", "nats"),
-    "kl_to_final": ("KL(final | layer)", "nats"),
     "target_token": ("targets", "id"),
     "target_log_prob": ("log-probability of the target", "nats"),
     "target_rank": ("ids with a strictly larger logit than the target", "1"),
@@ -133,8 +138,7 @@ def lens_dataset(
         "top_token": ((*_CELL, "layer", "k"), top),
         "top_text": ((*_CELL, "layer", "k"), texts(text, top)),
         "top_log_prob": ((*_CELL, "layer", "k"), a["top_log_prob"][:, :, :-1]),
-        "entropy": ((*_CELL, "layer"), a["entropy"][:, :, :-1]),
-        "kl_to_final": ((*_CELL, "layer"), a["kl"][:, :, :-1]),
+        **{name: ((*_CELL, "layer"), a[field][:, :, :-1]) for name, field, _, _ in _STATISTICS},
         "model_token": ((*_CELL, "k"), own),
         "model_text": ((*_CELL, "k"), texts(text, own)),
         "model_log_prob": ((*_CELL, "k"), a["top_log_prob"][:, :, -1]),

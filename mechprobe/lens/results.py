@@ -1,7 +1,7 @@
 """What the lens gives: readings of every layer, and neighbours in the vocabulary."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from mechprobe.results.html import Section
-
-LensFigure = Literal["tokens", "entropy", "kl", "rank", "prob"]
 
 # Layers shown where all would not fit a screen; the last is always among them.
 _SUMMARY_ROWS = 16
@@ -43,18 +41,23 @@ class LensResult(Result):
     kind: ClassVar[str] = "lens"
     papers: ClassVar[tuple[str, ...]] = ("nostalgebraist2020logitlens",)
 
-    def plot(self, kind: LensFigure | str = "tokens", *, prompt: int = 0) -> "go.Figure":
+    @property
+    def statistics(self) -> list[str]:
+        """Names of the variables that give one number for each prompt, position and layer."""
+        return [str(name) for name, v in self.data.items() if v.dims == ("prompt", "pos", "layer")]
+
+    def plot(self, kind: str = "tokens", *, prompt: int = 0) -> "go.Figure":
         """Draw one prompt.
 
         Args:
-            kind: ``"tokens"`` (layer by position, the best token in each cell), ``"entropy"`` or
-                ``"kl"`` (the same cells coloured by entropy or divergence), ``"rank"`` or
-                ``"prob"`` (targets over layers; without targets, the model's own first choice
-                where it is among the top k).
+            kind: ``"tokens"`` (layer by position, the best token in each cell), one of
+                ``statistics`` (the same cells coloured by it; ``"kl"`` is short for
+                ``"kl_to_final"``), ``"rank"`` or ``"prob"`` (targets over layers; without targets,
+                the model's own first choice where it is among the top k).
             prompt: Which prompt.
 
         Raises:
-            ValueError: An unknown kind, or ``"rank"``/``"prob"`` without targets.
+            ValueError: An unknown kind, or ``"rank"`` without targets.
             IndexError: No such prompt.
         """
         from mechprobe.plots import lens as plots
@@ -103,7 +106,7 @@ class LensResult(Result):
         """Return every figure of the first prompts, and the whole table of the first."""
         n_prompts = self.data.sizes["prompt"]
         shown = range(min(n_prompts, _PROMPTS_SHOWN))
-        kinds = ["tokens", "entropy", "kl"]
+        kinds = ["tokens", *self.statistics]
         kinds += ["rank", "prob"] if "target_rank" in self.data else []
         note = f"Figures of prompts 1 to {len(shown)} of {n_prompts}; the table is of prompt 1."
         return replace(
@@ -116,7 +119,7 @@ class LensResult(Result):
     def to_dataframe(self) -> "pd.DataFrame":
         """Return one row per (prompt, position, layer, k), cells beyond a prompt's end left out."""
         data = self.data
-        names = ["top_token", "top_text", "top_log_prob", "entropy", "kl_to_final"]
+        names = ["top_token", "top_text", "top_log_prob", *self.statistics]
         frame = data[[*names, "token", "token_text", "position", "valid"]].to_dataframe()
         return frame[frame["valid"]].drop(columns="valid").reset_index()
 

@@ -25,6 +25,12 @@ _BLUES = ("#eef4fb", "#c6dbef", "#9ecae1", "#6baed6", "#4a98c9")
 _ORANGES = ("#fdf3e9", "#fdd9b4", "#fdbe85", "#fd9a4e", "#f07818")
 
 
+TOKENS = "tokens"
+TRAJECTORIES = ("rank", "prob")
+_SHORT = {"kl": "kl_to_final"}
+_CELL = ("pos", "layer")
+
+
 class _Shade(NamedTuple):
     """What colours the cells of one kind."""
 
@@ -33,12 +39,20 @@ class _Shade(NamedTuple):
     scale: tuple[str, ...]
 
 
-_SHADES = {
-    "tokens": _Shade("Most likely token after every layer", "probability", _BLUES),
-    "entropy": _Shade("Entropy after every layer", "entropy<br>(nats)", _ORANGES),
-    "kl": _Shade("Divergence from the final distribution", "KL(final ‖ layer)<br>(nats)", _ORANGES),
-}
-KINDS = (*_SHADES, "rank", "prob")
+def _shade(data: xr.Dataset, kind: str) -> _Shade:
+    if kind == TOKENS:
+        return _Shade("Most likely token after every layer", "probability", _BLUES)
+    what, units = (str(data[kind].attrs.get(name, kind)) for name in ("long_name", "units"))
+    return _Shade(f"{what[:1].upper()}{what[1:]}, after every layer", f"{_said(kind)}<br>({units})", _ORANGES)
+
+
+def _said(statistic: str) -> str:
+    return "KL(final ‖ layer)" if statistic == "kl_to_final" else statistic.replace("_", " ")
+
+
+def _statistics(data: xr.Dataset) -> list[str]:
+    """Return the variables of one number a cell."""
+    return [str(name) for name, v in data.items() if set(v.dims) == set(_CELL)]
 
 
 def lens_figure(data: xr.Dataset, kind: str) -> go.Figure:
@@ -47,9 +61,9 @@ def lens_figure(data: xr.Dataset, kind: str) -> go.Figure:
     Args:
         data: Data of a ``LensResult`` with ``prompt`` selected, over ``pos``, ``layer``, ``k``
             and, where targets were asked for, ``target``.
-        kind: ``"tokens"``, ``"entropy"`` or ``"kl"`` (layer by position, the most likely token in
-            each cell, coloured by its probability, by the entropy or by KL(final | layer)),
-            ``"rank"`` or ``"prob"`` (targets over layers; without targets, ``"prob"`` follows the
+        kind: ``"tokens"`` or a variable over ``pos`` and ``layer``, as ``"entropy"`` (layer by
+            position, the most likely token in each cell, coloured by its probability or by the
+            variable), ``"rank"`` or ``"prob"`` (targets over layers; without targets, ``"prob"`` follows the
             model's own first choice where it is among the top k).
 
     Returns:
@@ -58,12 +72,13 @@ def lens_figure(data: xr.Dataset, kind: str) -> go.Figure:
     Raises:
         ValueError: An unknown kind, or ``"rank"`` without targets.
     """
-    if kind not in KINDS:
-        msg = f"a lens has no figure {kind!r}; the kinds are {', '.join(KINDS)}."
+    kind, cells = _SHORT.get(kind, kind), (TOKENS, *_statistics(data))
+    if kind not in (*cells, *TRAJECTORIES):
+        msg = f"this lens has no figure {kind!r}; the kinds are {', '.join((*cells, *TRAJECTORIES))}."
         raise ValueError(msg)
     data = data.isel(pos=np.flatnonzero(data["valid"].values))
     data = data.transpose("pos", "layer", ...)
-    if kind in _SHADES:
+    if kind in cells:
         return _cells(data, kind)
     return trajectory_figure(data, kind, _subtitle(data, _ACROSS))
 
@@ -83,7 +98,7 @@ def _cells(data: xr.Dataset, kind: str) -> go.Figure:
     width = max(round(column * n_pos) + _LEFT + _RIGHT, _NARROWEST_FIGURE)
     height = _ROW * n_layers + _TOP + bottom
     figure = go.Figure(_heat(data, kind))
-    styled(figure, _SHADES[kind].title, _subtitle(data, width), height=height)
+    styled(figure, _shade(data, kind).title, _subtitle(data, width), height=height)
     figure.update_layout(width=width, margin={"l": _LEFT, "r": _RIGHT, "t": _TOP, "b": bottom})
     followed = ", token that followed" if "next_text" in data else ""
     axis = {"type": "linear", "showgrid": False, "ticks": "", "showline": False}
@@ -107,7 +122,7 @@ def _cells(data: xr.Dataset, kind: str) -> go.Figure:
 
 def _heat(data: xr.Dataset, kind: str) -> go.Heatmap:
     n_pos, n_layers = data.sizes["pos"], data.sizes["layer"]
-    shade, values = _SHADES[kind], _values(data, kind)
+    shade, values = _shade(data, kind), _values(data, kind)
     top, bar = _ceiling(values, kind), shade.bar
     if (values > top).any():
         bar = f"{bar}<br>colours end<br>at {top:.3g}"
@@ -132,15 +147,14 @@ def _heat(data: xr.Dataset, kind: str) -> go.Heatmap:
 
 
 def _values(data: xr.Dataset, kind: str) -> npt.NDArray[np.float64]:
-    if kind == "tokens":
+    if kind == TOKENS:
         return np.exp(data["top_log_prob"].values[:, :, 0].astype(np.float64))
-    name = "entropy" if kind == "entropy" else "kl_to_final"
-    return data[name].values.astype(np.float64)
+    return data[kind].values.astype(np.float64)
 
 
 def _ceiling(values: npt.NDArray[np.float64], kind: str) -> float:
     """Return where colours end: one far layer (the embedding's KL) must not flatten the rest."""
-    if kind == "tokens":
+    if kind == TOKENS:
         return 1.0
     finite = values[np.isfinite(values)]
     most = float(finite.max(initial=0.0))
@@ -172,12 +186,12 @@ def _hover(data: xr.Dataset) -> list[list[str]]:
             for head, text in zip(heads, followed, strict=True)
         ]
     text, log_prob = data["top_text"].values, data["top_log_prob"].values
-    entropy, kl = data["entropy"].values, data["kl_to_final"].values
+    known = [(_said(x), data[x].values, data[x].attrs.get("units", "")) for x in _statistics(data)]
 
     def cell(pos: int, i: int) -> str:
         top = zip(log_prob[pos, i].tolist(), text[pos, i].tolist(), strict=True)
         lines = [f"{probability(p):>6} {markup(visible(t))}" for p, t in top]
-        numbers = f"entropy {entropy[pos, i]:.3g}, KL(final ‖ layer) {kl[pos, i]:.3g} nats"
+        numbers = ", ".join(f"{name} {values[pos, i]:.3g} {units}" for name, values, units in known)
         head = f"layer {layer_label(layers[i])}, {heads[pos]}"
         return "<br>".join([head, numbers, *lines])
 
