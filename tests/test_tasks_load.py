@@ -83,7 +83,7 @@ def test_subjects_context_and_extra_options(tmp_path: Path) -> None:
     from mechprobe.tasks import load
 
     path = _write(tmp_path / "q.jsonl.gz", MCQA, MCQA | {"answer": "A", "context": "On wings."})
-    task = load(path, "mcqa", extra_options=True, name="mine")
+    task = load(path, "mcqa", extra_options=True, name="mine", first_number=0)
     assert task.name == "mine"
     first, second = task.examples
     assert first.meta == {"subject": "birds"}
@@ -222,14 +222,14 @@ def test_a_line_that_cannot_be_read_is_named_or_left_out(tmp_path: Path, line: b
     path = tmp_path / "questions.jsonl"
     path.write_bytes(b"\n".join([good, line, b"", good, b""]))
     with pytest.raises(ValueError, match=says) as caught:
-        load(path, "mcqa")
+        load(path, "mcqa", first_number=0)
     assert str(path) in str(caught.value)
-    task = load(path, "mcqa", keep_readable=True)
+    task = load(path, "mcqa", keep_readable=True, first_number=0)
     assert len(task) == 2
     assert task.notes[0].startswith("dropped 1 unreadable: line 2 (")
     path.write_bytes(line)
     with pytest.raises(ValueError, match=r"holds no question. dropped 1 unreadable: line 1"):
-        load(path, "mcqa", keep_readable=True)
+        load(path, "mcqa", keep_readable=True, first_number=0)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from inspect import signature
 from typing import Any, Literal, get_args
 
 from mechprobe.provenance import Json
+from mechprobe.tasks.choices import choices_of, context_of, found, right_one
 from mechprobe.tasks.layout import choice_example, logic_example
 from mechprobe.tasks.task import Example
 
@@ -159,18 +160,34 @@ def _without_wikihow_marks(text: str) -> str:
     return re.sub(r" {2,}", " ", text).strip()
 
 
-def mcqa(record: Mapping[str, Any], extra_options: bool = False) -> list[Example]:
-    """Return the question of a record with question, choices and answer (and context, subject)."""
-    choices = _texts(record, "choices")
+def mcqa(record: Mapping[str, Any], extra_options: bool = False, first_number: int = 0) -> list[Example]:
+    """Return the question of a multiple-choice record (or those of its passage), names as in ``ALIASES``."""
+    if isinstance(record.get("questions"), list):  # RACE as released: one passage, several questions
+        return [e for one in _one_by_one(record) for e in mcqa(one, extra_options, first_number)]
+    names = {field: found(record, field) or field for field in ("question", "choices", "answer")}
+    choices = choices_of(_field(record, names["choices"]), names["choices"])
+    context = context_of(record)
     example = choice_example(
-        _text(record, "question"),
-        choices,
-        _index(record, "answer", len(choices)),
-        context=str(record.get("context") or ""),
+        _text(record, names["question"]),
+        choices.texts,
+        right_one(_field(record, names["answer"]), choices, first_number),
+        context=context,
         extra_options=extra_options,
+        group=context,
         meta=_kept(record, "subject", "id"),
     )
     return [example]
+
+
+def _one_by_one(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    names = {"question": "questions", "options": "options", "answer": "answers"}
+    columns = [_list(record, name) for name in names.values()]
+    if len(set(map(len, columns))) > 1:
+        msg = f"{', '.join(names.values())} differ in length: {', '.join(str(len(c)) for c in columns)}."
+        raise ValueError(msg)
+    shared = {k: v for k, v in record.items() if k not in names.values()}
+    for row in zip(*columns, strict=True):
+        yield {**shared, **dict(zip(names, row, strict=True))}
 
 
 def cosmos_qa(record: Mapping[str, Any], extra_options: bool = False) -> list[Example]:
@@ -193,9 +210,10 @@ READERS: dict[str, Reader] = {name: globals()[name] for name in get_args(Format)
 CHOICE = {name for name, reader in READERS.items() if "extra_options" in signature(reader).parameters}
 
 
-def examples_of(name: str, record: Mapping[str, Any], extra_options: bool) -> list[Example]:
-    """Return the questions of one record of a format."""
-    return READERS[name](record, **({"extra_options": extra_options} if name in CHOICE else {}))
+def examples_of(name: str, record: Mapping[str, Any], **options: object) -> list[Example]:
+    """Return the questions of one record of a format, ``options`` being passed on where it takes them."""
+    known = signature(READERS[name]).parameters
+    return READERS[name](record, **{key: value for key, value in options.items() if key in known})
 
 
 def grouped(examples: Iterable[Example]) -> Iterator[Example]:

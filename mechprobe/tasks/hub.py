@@ -89,7 +89,7 @@ def _read(source: _Source, revision: str, split: str, extra_options: bool) -> It
     def read() -> Iterator[Example]:
         for i, row in enumerate(rows):
             try:
-                yield from examples_of(source.format, row, extra_options)
+                yield from examples_of(source.format, row, extra_options=extra_options)
             except ValueError as error:
                 msg = f"{source.repository}, {split}, record {i}: {error}"
                 raise ValueError(msg) from error

@@ -82,7 +82,8 @@ def choice_example(
         contents: Texts of the options.
         answer: Index of the right one.
         context: A passage before the question, if there is one.
-        extra_options: Whether "None of the above" and "I don't know" follow, both always wrong.
+        extra_options: Whether "None of the above" and "I don't know" follow, both always wrong; one
+            that is there already is not added again.
         group: See ``Example``.
         meta: See ``Example``.
 
@@ -107,7 +108,8 @@ def choice_example(
     if not 0 <= answer < len(lines):
         msg = f"label {answer} is not among the {len(lines)} options (0..{len(lines) - 1})."
         raise ValueError(msg)
-    lines += EXTRA_OPTIONS if extra_options else ()
+    known = {line.casefold().rstrip(".").replace("\u2019", "'") for line in lines}
+    lines += [line for line in EXTRA_OPTIONS if extra_options and line.casefold() not in known]
     passage = f"Context: {context.strip()}\n" if context.strip() else ""
     prompt = f"{passage}Question: {question.strip()}\nOptions:\n"
     options: list[Option] = []

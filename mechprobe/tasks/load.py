@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from mechprobe.tasks.choices import first_number_of
 from mechprobe.tasks.formats import CHOICE, READERS, Format, examples_of, grouped
 from mechprobe.tasks.task import Example, Task, example_from_json
 
@@ -41,6 +42,7 @@ def load(
     extra_options: bool = False,
     keep_readable: bool = False,
     limit: int | None = None,
+    first_number: Literal[0, 1] | None = None,
 ) -> Task:
     """Return the questions of a file.
 
@@ -48,20 +50,22 @@ def load(
         path: ``.jsonl`` or ``.jsonl.gz``, one JSON object per line; for ``"prontoqa"`` also the
             ``.json`` that its generator writes.
         format: What the lines are; None for a file that ``Task.save`` wrote. ``"mcqa"`` is anything
-            with ``question``, ``choices`` and ``answer`` (index or letter; ``context`` and
-            ``subject`` if there are any), MMLU for instance.
+            with question, choices and answer, and a passage if there is one, in the field names of
+            MMLU, MMLU-Pro, ARC, CommonsenseQA, OpenBookQA, RACE, ReClor or LogiQA.
         name: Name of the task; by default that of the saved task or of the file.
         extra_options: Whether "None of the above" and "I don't know", both always wrong, follow the
             options of multiple-choice questions.
         keep_readable: Keep what can be read; the notes of the task say what was dropped. By default
             the first line that cannot be read is an error.
         limit: Stop after so many questions.
+        first_number: Of ``"mcqa"`` whose answers are numbers: what they count from. By default the
+            file says it: by a 0, or by a number as high as there are options.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: A line is not UTF-8, not JSON, lacks a field or has a label that is not among
             the candidates (file and line are named); the file is empty; the format is unknown or
-            does not fit the options.
+            does not fit the options; or numbers of right options may count from 0 or from 1.
     """
     path = Path(path).expanduser()
     _check(path, format, extra_options, limit)
@@ -70,7 +74,7 @@ def load(
     if format is None:
         found = _saved_examples(source, head)
     else:
-        found = _published_examples(source, format, extra_options)
+        found = _published_examples(source, format, extra_options, first_number)
     examples = tuple(islice(found, limit))
     if not examples:
         dropped = f" {source.note()}." if source.dropped else ""
@@ -99,17 +103,30 @@ def _stem(path: Path) -> str:
     return path.name.removesuffix(".gz").rsplit(".", 1)[0]
 
 
-def _published_examples(source: _Source, format: str, extra_options: bool) -> Iterator[Example]:
-    records = _whole(source) if ".json" in source.path.suffixes else _lines(source)
+def _published_examples(
+    source: _Source, format: str, extra_options: bool, first_number: int | None
+) -> Iterator[Example]:
+    if format == "mcqa" and first_number is None:
+        readable = _Source(source.path, keep_readable=True)
+        try:
+            first_number = first_number_of(record for _, record in _records(readable))
+        except ValueError as error:
+            msg = f"{source.path}: {error}"
+            raise ValueError(msg) from error
+    records = _records(source)
 
     def read() -> Iterator[Example]:
         for where, record in records:
             try:
-                yield from examples_of(format, record, extra_options)
+                yield from examples_of(format, record, extra_options=extra_options, first_number=first_number)
             except ValueError as error:
                 source.refuse(where, str(error))
 
     return grouped(read())
+
+
+def _records(source: _Source) -> Iterator[tuple[str, dict[str, Any]]]:
+    return _whole(source) if ".json" in source.path.suffixes else _lines(source)
 
 
 def _saved_examples(source: _Source, head: dict[str, Any]) -> Iterator[Example]:
