@@ -232,12 +232,16 @@ def lens_by_hand(parts: Parts, ids: list[int]) -> list[np.ndarray]:
 
 
 def _greedy(parts: Parts, data: Numbers) -> str:
-    """Return where generated ids are not the likeliest, read without a cache."""
+    """Return where generated ids are not the likeliest, read without a cache.
+
+    Read with one, they are known to the rounding of the model's own numbers: its last bit.
+    """
     ids = list(IDS)
+    step = max(1e-3, torch.finfo(next(parts.root.parameters()).dtype).eps)
     for token in data["next_token"].reshape(-1).tolist():
         logits = own_logits(parts.root, ids)[-1]
         short = float(logits.max() - logits[token])
-        if short > 1e-3 * float(logits.abs().max()):
+        if short > step * float(logits.abs().max()):
             return f"said {token}, which is {short:.2g} below the likeliest"
         ids.append(int(token))
     return ""
