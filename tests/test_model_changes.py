@@ -44,7 +44,7 @@ from tests.tiny import save_tiny
 
 HERE = Path(__file__).parent
 # What a kind of model cannot do, changed or not.
-UNABLE = {"hooked": {"patch": "keeps no cache"}}
+UNABLE = {kind: {"patch": "keeps no cache"} for kind in ("hooked", "gemma2")}
 HAS_HOOKED = metadata.version("transformer-lens").startswith("3.")
 PAIRS = [(kind, change) for change in CHANGES for kind in change.kinds]
 # Nats; what a model's own steps in another order differ by.

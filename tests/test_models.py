@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.changes import Parts
+from tests.changes_around import CHANGES
 from tests.tiny import ARCHITECTURES, save_tiny
 
 
@@ -26,6 +28,17 @@ def test_check_model_passes_on_every_architecture(tiny: Callable[..., Any], name
     without_rotated = {"gpt_neox", "gptj", "phi", "bloom", "falcon", "gpt_neo", "opt", "stablelm",
                        "phi3"}  # fmt: skip
     assert scores.status in ({"ok", "skipped"} if name in without_rotated else {"ok"})
+
+
+def test_check_model_notices_a_vocabulary_that_grew(tmp_path: Path) -> None:
+    """A comparison of other shapes fails, with both sizes said; it is not an error of torch's."""
+    import mechprobe as mp
+
+    model = mp.load_model(save_tiny(tmp_path / "m", "llama"), device="cpu")
+    next(c for c in CHANGES if c.name == "vocabulary_grown").apply(Parts(model))
+    line = mp.check_model(model).lines[0]
+    assert line.status == "FAILED"
+    assert line.note.endswith("ids, the other has 300")
 
 
 def test_check_model_notices_changed_weights(tmp_path: Path) -> None:
