@@ -193,7 +193,7 @@ def _patch(model: Any) -> Any:
     import mechprobe as mp
 
     # So that each random model is right about strings of both states of some pair.
-    k = 5 if "GPT2" in str(model.cfg.architecture) else 3
+    k = 5 if "GPT2" in str(getattr(model.cfg, "architecture", "")) else 3
     asked: dict[str, Any] = {**_measure(), "n": 64, "acceptance": mp.worlds.TopK(k)}
     return mp.patch_states(net(model), brackets(), layers=[0], positions=[-1], **asked)
 

@@ -54,12 +54,49 @@ def test_other_layers_than_configured(folder: Path, by: int) -> None:
         mp.load_model(folder, device="cpu")
 
 
+def test_a_layer_more_in_the_names_of_the_hub_s_gpt2(tmp_path: Path) -> None:
+    """Its checkpoint leaves out the part that all names begin with."""
+    import mechprobe as mp
+
+    folder = save_tiny(tmp_path / "m", "gpt2")
+    weights = {k.removeprefix("transformer."): v for k, v in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    mp.load_model(folder, device="cpu")
+    configured(folder, n_layer=int(json.loads((folder / "config.json").read_text())["n_layer"]) - 1)
+    with pytest.raises(ValueError, match=r"m holds h\..*counts fewer layers"):
+        mp.load_model(folder, device="cpu")
+
+
+def test_an_expert_that_is_missing(tmp_path: Path) -> None:
+    """transformers joins experts before it counts, and ends in an error of its own."""
+    import mechprobe as mp
+
+    folder = save_tiny(tmp_path / "m", "mixtral")
+    name = next(n for n in load_file(folder / "model.safetensors") if "experts.1.w1" in n)
+    edited(folder, lambda w: w.pop(name))
+    with pytest.raises(ValueError, match="tensors of m are missing or have other shapes"):
+        mp.load_model(folder, device="cpu")
+
+
+def test_pickled_weights_are_counted_too(folder: Path) -> None:
+    import mechprobe as mp
+
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    mp.load_model(folder, device="cpu", allow_bin=True)
+    weights.pop("model.layers.0.mlp.up_proj.weight")
+    torch.save(weights, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"m lacks model\.layers\.0\.mlp\.up_proj"):
+        mp.load_model(folder, device="cpu", allow_bin=True)
+
+
 def test_other_shapes_than_configured(folder: Path) -> None:
     import mechprobe as mp
 
     name = "model.layers.0.mlp.up_proj.weight"
     edited(folder, lambda w: w.update({name: w[name][:-1]}))
-    with pytest.raises(ValueError, match="of m have other shapes than its config"):
+    with pytest.raises(ValueError, match="of m are missing or have other shapes than its config"):
         mp.load_model(folder, device="cpu")
 
 

@@ -74,6 +74,39 @@ def test_numbers_that_may_count_from_either_are_refused(tmp_path: Path) -> None:
     assert right(loaded(tmp_path, made, first_number=1)) == ["Iron", "six"]
 
 
+def test_numbers_that_count_from_neither_are_refused(tmp_path: Path) -> None:
+    """A single damaged line must not shift all the others."""
+    made = [LAYOUTS["from 1"](*q) for q in QUESTIONS] + [LAYOUTS["from 0"](*QUESTIONS[1])]
+    for keep in (False, True):
+        with pytest.raises(ValueError, match="from 0 to 4, which cannot all count from either 0 or 1"):
+            loaded(tmp_path, made, keep_readable=keep)
+    assert right(loaded(tmp_path, made, keep_readable=True, first_number=1)) == RIGHT
+
+
+def test_a_number_is_a_label_where_options_have_labels(tmp_path: Path) -> None:
+    labelled = {"text": ["a", "b", "c"], "label": ["1", "2", "3"]}
+    for said in (2, "2", 2.0):
+        made = [{"question": "?", "choices": labelled, "answer": said}]
+        assert right(loaded(tmp_path, made)) == ["b"]
+    turned = labelled | {"label": ["C", "B", "A"]}
+    for letter in ("A", "a", "(a)"):
+        assert right(loaded(tmp_path, [{"question": "?", "choices": turned, "answer": letter}])) == ["c"]
+    letters = labelled | {"label": ["A", "B", "C"]}
+    with pytest.raises(ValueError, match=r"label 1 is not among the 3 options \(A, B, C\)"):
+        loaded(tmp_path, [{"question": "?", "choices": letters, "answer": 1}])
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_first_number_is_for_mcqa(tmp_path: Path) -> None:
+    from mechprobe import tasks
+
+    made = [LAYOUTS["from 1"](*q) for q in QUESTIONS]
+    with pytest.raises(ValueError, match="first_number is 0 or 1, for format 'mcqa'; found 2 for 'mcqa'"):
+        loaded(tmp_path, made, first_number=2)
+    with pytest.raises(ValueError, match="found 1 for 'cosmos_qa'"):
+        tasks.load(tmp_path / "q.jsonl", "cosmos_qa", first_number=1)
+
+
 def test_the_readable_lines_of_a_file_from_1_are_not_shifted(tmp_path: Path) -> None:
     made: list[Any] = [LAYOUTS["from 1"](*q) for q in QUESTIONS]
     task = loaded(tmp_path, [*made, {"question": "?"}], keep_readable=True)

@@ -59,21 +59,25 @@ def _shards(folder: Path) -> list[Path]:
     return found
 
 
+# How transformers ends a load whose tensors have other shapes, or lack one that is joined with others.
+_MISFITS = ("ignore_mismatched_sizes", "conversion of the weights")
+
+
 @contextmanager
-def shapes_as_configured(folder: Path) -> Iterator[None]:
-    """Say plainly what transformers means where a tensor has another shape than the model's.
+def tensors_that_fit(folder: Path) -> Iterator[None]:
+    """Say plainly what transformers means where tensors are not those of the configured model.
 
     Raises:
-        ValueError: One has.
+        ValueError: They are not.
     """
     try:
         yield
     except RuntimeError as error:
-        if "ignore_mismatched_sizes" not in str(error):
+        if not any(said in str(error) for said in _MISFITS):
             raise
         msg = (
-            f"tensors of {folder.name} have other shapes than its config.json gives them; mend "
-            "config.json, or get the checkpoint again."
+            f"tensors of {folder.name} are missing or have other shapes than its config.json (and n_ctx, "
+            "where it is given) make them; mend that, or get the checkpoint again."
         )
         raise ValueError(msg) from error
 
@@ -95,7 +99,7 @@ def require_whole(folder: Path, hf: Any) -> str:
     Raises:
         ValueError: A tensor is missing, or there are layers that the config does not count.
     """
-    with quiet(), shapes_as_configured(folder):
+    with quiet(), tensors_that_fit(folder):
         # Names and shapes only: nothing is read.
         plain, info = type(hf).from_pretrained(
             folder, config=deepcopy(hf.config), device_map="meta", output_loading_info=True
@@ -106,9 +110,11 @@ def require_whole(folder: Path, hf: Any) -> str:
             "the checkpoint again, or mend its config.json."
         )
         raise ValueError(msg)
-    known = {_shape_of(name) for name in plain.state_dict()}
+    # A checkpoint may name tensors without the part they are in ("h.0" for "transformer.h.0").
+    prefix = f"{plain.base_model_prefix}."
+    known = {_shape_of(name).removeprefix(prefix) for name in plain.state_dict()}
     other = info["unexpected_keys"]
-    more = [name for name in other if _shape_of(name) in known]
+    more = [name for name in other if _shape_of(name).removeprefix(prefix) in known]
     if more:
         msg = (
             f"{folder.name} holds {_told(more)}, which the model of its config.json has no place for: "

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mechprobe.models import packaged
-from mechprobe.models.checkpoint import require_whole, shapes_as_configured, weight_files
+from mechprobe.models.checkpoint import require_whole, tensors_that_fit, weight_files
 from mechprobe.models.identity import Source, remember
 from mechprobe.models.internals import hugging_face
 from mechprobe.models.quiet import quiet
@@ -83,7 +83,7 @@ def load_model(
     import torch
 
     options = {"dtype": dtype or torch.float32, "trust_remote_code": trust_remote_code}
-    with quiet(), shapes_as_configured(source.folder):
+    with quiet(), tensors_that_fit(source.folder):
         if any((source.folder / file).exists() for file in _TOKENIZER_FILES):
             from transformer_lens.model_bridge import TransformerBridge
 

@@ -5,11 +5,11 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-# What one field is called in ARC, CommonsenseQA, OpenBookQA, RACE, ReClor, LogiQA, MMLU-Pro, BIG-bench ...
+# What one field is called in ARC, CommonsenseQA, OpenBookQA, RACE, ReClor, LogiQA, MMLU-Pro.
 ALIASES = {
-    "question": ("question", "question_stem", "query", "input"),
+    "question": ("question", "question_stem", "query"),
     "choices": ("choices", "options", "answers"),
-    "answer": ("answer", "answerKey", "label", "correct_option", "target"),
+    "answer": ("answer", "answerKey", "label", "correct_option"),
     "context": ("context", "passage", "article"),
 }
 _LETTERS = string.ascii_uppercase
@@ -88,34 +88,37 @@ def right_one(value: object, choices: Choices, first_number: int) -> int:
     Args:
         value: What the data set says: a label of its own, a letter (in either case, or as "(B)"), a
             number, or the option's text.
-        choices: The options.
-        first_number: What numbers count from, 0 or 1, where options have no labels.
+        choices: The options. Where they have labels, a number is one of these or none.
+        first_number: What other numbers count from, 0 or 1.
 
     Raises:
         ValueError: It is none of the options.
     """
     n = len(choices.texts)
-    said = value.strip() if isinstance(value, str) else value
-    if isinstance(said, str) and said in choices.labels:
-        return choices.labels.index(said)
+    number, said = _number(value), str(value).strip()
+    names = choices.labels or list(_LETTERS[:n])
+    bare = (said if number is None else str(number)).strip("().:").casefold()
+    called = [i for i, name in enumerate(names) if name.casefold() == bare]
+    if choices.labels and len(called) == 1:
+        return called[0]
     meant: dict[int, str] = {}
-    number = _number(said)
-    if number is not None and 0 <= number - first_number < n:
+    if number is not None and 0 <= number - first_number < n and not choices.labels:
         meant[number - first_number] = "number"
-    if isinstance(said, str):
-        letter = said.strip("().:").upper()
-        if len(letter) == 1 and letter in _LETTERS[:n]:
-            meant.setdefault(_LETTERS.index(letter), "letter")
+    if isinstance(value, str):
+        for i in called:
+            meant.setdefault(i, "letter")
         if choices.texts.count(said) == 1:
             meant.setdefault(choices.texts.index(said), "text")
     if len(meant) > 1:
-        first = next(iter(meant.values()))
-        msg = f"label {value!r} is the {first} of one option and the text of another; give letters."
+        msg = (
+            f"label {value!r} is the {next(iter(meant.values()))} of one option and the text of another; "
+            "write numbers (1, not '1')."
+        )
         raise ValueError(msg)
     if meant:
         return next(iter(meant))
-    last = n - 1 + first_number
-    msg = f"label {value!r} is not among the {n} options ({first_number}..{last} or A..{_LETTERS[n - 1]})."
+    numbers = f"{first_number}..{n - 1 + first_number} or A..{_LETTERS[:n][-1]}"
+    msg = f"label {value!r} is not among the {n} options ({', '.join(choices.labels) or numbers})."
     raise ValueError(msg)
 
 
@@ -129,17 +132,17 @@ def first_number_of(records: Iterable[Mapping[str, Any]]) -> int:
         0 or 1; 0 where there are no numbers.
 
     Raises:
-        ValueError: There are neither, so that both are possible.
+        ValueError: There are neither, so that both are possible; or both, so that neither is.
     """
     given = [pair for record in records if (pair := _numbered(record)) is not None]
-    if any(number == 0 for number, _ in given):
-        return 0
-    if not given or any(number == n for number, n in given):
-        return int(bool(given))
+    lowest, highest = any(number == 0 for number, _ in given), any(number == n for number, n in given)
+    if lowest != highest or not given:
+        return int(highest)
     numbers = [number for number, _ in given]
+    why = "cannot all count from either 0 or 1" if lowest else "may count from 0 or from 1"
     msg = (
-        f"right options are given by numbers from {min(numbers)} to {max(numbers)}, which may count "
-        "from 0 or from 1; say first_number=0 or first_number=1."
+        f"right options are given by numbers from {min(numbers)} to {max(numbers)}, which {why}; say "
+        "first_number=0 or first_number=1."
     )
     raise ValueError(msg)
 

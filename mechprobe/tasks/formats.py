@@ -207,7 +207,7 @@ def cosmos_qa(record: Mapping[str, Any], extra_options: bool = False) -> list[Ex
 
 
 READERS: dict[str, Reader] = {name: globals()[name] for name in get_args(Format)}
-CHOICE = {name for name, reader in READERS.items() if "extra_options" in signature(reader).parameters}
+CHOICE = [name for name, reader in READERS.items() if "extra_options" in signature(reader).parameters]
 
 
 def examples_of(name: str, record: Mapping[str, Any], **options: object) -> list[Example]:

@@ -65,10 +65,14 @@ def load(
         FileNotFoundError: There is no such file.
         ValueError: A line is not UTF-8, not JSON, lacks a field or has a label that is not among
             the candidates (file and line are named); the file is empty; the format is unknown or
-            does not fit the options; or numbers of right options may count from 0 or from 1.
+            does not fit the options; or numbers of right options may count from 0 or from 1, or can
+            count from neither.
     """
     path = Path(path).expanduser()
     _check(path, format, extra_options, limit)
+    if first_number is not None and (format != "mcqa" or first_number not in (0, 1)):
+        msg = f"first_number is 0 or 1, for format 'mcqa'; found {first_number!r} for {format!r}."
+        raise ValueError(msg)
     source = _Source(path, keep_readable)
     head: dict[str, Any] = {}
     if format is None:
