@@ -131,7 +131,7 @@ def _patching_grid(data: xr.Dataset) -> go.Figure:
     figure = make_subplots(
         1,
         len(_CONDITIONS),
-        subplot_titles=[c[0] for c in _CONDITIONS.values()],
+        subplot_titles=[c[0].replace(" (", "<br>(") for c in _CONDITIONS.values()],
         shared_yaxes=True,
         horizontal_spacing=0.03,
     )
