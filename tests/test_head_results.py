@@ -140,7 +140,7 @@ def test_every_kind_shows_itself(results: dict[str, Any], kind: str) -> None:
     assert len(result.summary()) > 0
     assert len(result.to_dataframe()) > 0
     assert "<table" in result._repr_html_()
-    assert f"mechprobe/{result.kind}/1" in result.to_json()
+    assert result.schema() in result.to_json()
     assert result.plot().data
     with pytest.raises(ValueError, match=r"no figure 'pie'; the (only kind is|kinds are)"):
         result.plot("pie")
@@ -168,8 +168,9 @@ def test_a_selection_says_everything_it_must(results: dict[str, Any]) -> None:
     assert int((p <= listed[-1]).sum()) == len(listed)
     assert found.stability == float(found.data["picked"].max()) > 0.9
     said = (
-        r"L2H1: 0\.\d\d \[0\.\d\d, 0\.\d\d\] on 120 held-out examples, p = 0\.005; best of 12 "
-        r"heads by chance 0\.5\d \(on 120 calibration examples\); model 0\.50, calibrated 0\.\d\d; "
+        r"L2H1: 0\.\d\d \[0\.\d\d, 0\.\d\d\] on 120 held-out examples, p = 0\.005 \(mid-p 0\.0025\); "
+        r"best of 12 heads by chance 0\.5\d \(on 120 calibration examples\); model 0\.50, "
+        r"calibrated 0\.\d\d; "
         r"best shortcut 0\.75 \(polarity\)"
     )
     assert re.search(said, repr(found))
