@@ -269,6 +269,60 @@ def test_scores_flag_what_is_not_held_out(results: dict[str, Any]) -> None:
     assert table["accuracy"].iloc[0] == float(share.max()) == float(share.sel(layer=2, head=1))
 
 
+def test_best_by_chance_follows_the_answers() -> None:
+    rng = np.random.default_rng(0)
+    data = scores_data(planted=None, n_layers=10, n_heads=10)
+    yes = rng.permutation(240) < 170
+    data["answer"][:] = np.where(yes, 0, 1)
+    data["group"][:] = np.arange(240)
+    # How often a head says yes has nothing to do with the question.
+    data["score"][:, 0] += rng.normal(0, 2, (10, 10)).astype(np.float32)
+    scores = scores_of(data)
+    table = scores.summary()
+    assert table["accuracy"].iloc[0] == pytest.approx(table.loc["best by chance", "accuracy"], abs=0.02)
+    assert table.loc["best by chance", "accuracy"] > 0.69
+    assert table.loc["best by chance", "note"] == "expected of 100, answers permuted"
+    value = table.loc["best by chance", "accuracy"]
+    ticks = "".join(map(str, scores.plot().data[0].colorbar.ticktext))
+    assert f"{value:.2f} best by chance" in ticks
+
+
+def test_best_by_chance_of_one_group_is_not_known() -> None:
+    data = scores_data()
+    data["answer"][:] = np.repeat([0, 1], 120)
+    data["group"][:] = np.repeat([0, 1], 120)
+    data["candidate_text"] = data["candidate_text"].copy()
+    data = data.pad(candidate=(0, 1), constant_values={"score": np.nan, "candidate_text": ""})
+    data["score"][120:, 2] = 0
+    data["candidate_text"][120:, 2] = "perhaps"
+    data["model_log_prob"][120:, 2] = -9
+    scores = scores_of(data)
+    row = scores.summary().loc["best by chance"]
+    assert np.isnan(row["accuracy"])
+    assert row["note"] == "not known: these groups leave nothing to permute"
+    assert "best by chance" not in "".join(map(str, scores.plot().data[0].colorbar.ticktext))
+
+
+def test_a_selection_says_what_p_was_possible(results: dict[str, Any]) -> None:
+    found = results["selection"]
+    assert found.p_least == found.p_value == pytest.approx(1 / 201)
+    assert found.p_mid < found.p_value
+    assert "least possible" not in found.headline()
+    assert (found.data["head_p_mid"] < found.data["head_p"]).all()
+    assert found.data["head_p_from"].item() == "exact law"
+    # 60 theories with both answers in either part.
+    assert float(found.data["log10_relabellings_test"]) == pytest.approx(60 * np.log10(2))
+    assert float(found.data["log10_relabellings"]) == pytest.approx(120 * np.log10(2))
+    data = scores_data(n=60)
+    data["group"][:] = np.repeat(np.arange(6), 10)
+    data["answer"][:] = np.repeat([0, 1] * 3, 10)
+    with pytest.warns(UserWarning, match="gives few labellings: 9"):
+        few = scores_of(data).select(calibration=30, seed=2, n_permutations=99, n_bootstrap=9)
+    assert few.p_least == pytest.approx(1 / 9)
+    assert re.search(r"\(mid-p 0\.\d+, least possible p 0\.11\)", few.headline())
+    assert few.summary()["note"].iloc[0] == "30 held-out examples, least possible p 0.11"
+
+
 def test_flip_and_centre_reach_the_statistics() -> None:
     data = scores_data()
     data["score"][:, :, 2, 1] *= -1
