@@ -288,14 +288,12 @@ def test_best_by_chance_follows_the_answers() -> None:
 
 
 def test_best_by_chance_of_one_group_is_not_known() -> None:
-    data = scores_data()
-    data["answer"][:] = np.repeat([0, 1], 120)
-    data["group"][:] = np.repeat([0, 1], 120)
-    data["candidate_text"] = data["candidate_text"].copy()
-    data = data.pad(candidate=(0, 1), constant_values={"score": np.nan, "candidate_text": ""})
-    data["score"][120:, 2] = 0
-    data["candidate_text"][120:, 2] = "perhaps"
-    data["model_log_prob"][120:, 2] = -9
+    data = scores_data(n_candidates=3)
+    half = np.repeat([0, 1], 120)
+    data["answer"][:] = data["group"][:] = half
+    # A group of two candidates and one of three exchange nothing.
+    data["score"][:120, 2] = np.nan
+    data["candidate_text"][:120, 2] = ""
     scores = scores_of(data)
     row = scores.summary().loc["best by chance"]
     assert np.isnan(row["accuracy"])

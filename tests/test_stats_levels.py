@@ -45,7 +45,9 @@ def test_single_heads_keep_their_level_and_their_list_is_empty(how: dict[str, An
     from mechprobe.stats.decisions import decisions
     from mechprobe.stats.permutation import exchange, permutation_scheme
 
-    p, mid, any_found = [], [], []
+    p: list[Any] = []
+    mid: list[Any] = []
+    any_found: list[bool] = []
     for seed in range(50):
         score, answer, group = known_to_none(seed, n=60, **how)
         swap = exchange(answer, group, np.full(len(group), score.shape[1]), permutation_scheme(answer, group))
@@ -54,7 +56,7 @@ def test_single_heads_keep_their_level_and_their_list_is_empty(how: dict[str, An
         assert found.exact
         p.append(found.p)
         mid.append(found.mid)
-        any_found.append(discoveries(found.p).any())
+        any_found.append(bool(discoveries(found.p).any()))
     # Three standard errors of 50 lists. Heads that are alike are as good as few.
     assert np.mean(any_found) <= 0.05 + 0.093
     room = 0.05 if how.get("alike") else 0.01
@@ -138,7 +140,8 @@ def test_the_best_by_chance_of_unbalanced_answers(alike: bool) -> None:
     from mechprobe.stats import best_by_permutation, expected_best_by_chance
     from mechprobe.stats.decisions import accuracy, decisions
 
-    best, expected = [], []
+    best: list[float] = []
+    expected: list[float] = []
     for seed in range(100):
         score, answer, group = known_to_none(seed, n_heads=60, share=[0.71, 0.29], alike=alike, taste=1.5)
         decided = decisions(score)
