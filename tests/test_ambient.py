@@ -163,6 +163,7 @@ def test_autocast_is_told(model: Any) -> None:
 
 
 @pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.filterwarnings("ignore:permuting labels")
 def test_records_hold_every_argument(model: Any) -> None:
     """What moves a number is an argument, and every argument is in the record."""
     import mechprobe as mp
@@ -203,6 +204,7 @@ def test_records_hold_every_argument(model: Any) -> None:
 _BY_DIGEST = {"self", "model", "prompts", "prompt", "task", "scores", "progress"}
 
 
+@pytest.mark.filterwarnings("ignore:permuting labels")
 def test_derived_records_tell_their_arguments_apart(model: Any) -> None:
     import mechprobe as mp
 

@@ -140,7 +140,7 @@ def test_every_kind_shows_itself(results: dict[str, Any], kind: str) -> None:
     assert len(result.summary()) > 0
     assert len(result.to_dataframe()) > 0
     assert "<table" in result._repr_html_()
-    assert f"mechprobe/{result.kind}/1" in result.to_json()
+    assert result.schema() in result.to_json()
     assert result.plot().data
     with pytest.raises(ValueError, match=r"no figure 'pie'; the (only kind is|kinds are)"):
         result.plot("pie")
@@ -168,8 +168,9 @@ def test_a_selection_says_everything_it_must(results: dict[str, Any]) -> None:
     assert int((p <= listed[-1]).sum()) == len(listed)
     assert found.stability == float(found.data["picked"].max()) > 0.9
     said = (
-        r"L2H1: 0\.\d\d \[0\.\d\d, 0\.\d\d\] on 120 held-out examples, p = 0\.005; best of 12 "
-        r"heads by chance 0\.5\d \(on 120 calibration examples\); model 0\.50, calibrated 0\.\d\d; "
+        r"L2H1: 0\.\d\d \[0\.\d\d, 0\.\d\d\] on 120 held-out examples, p = 0\.005 \(mid-p 0\.0025\); "
+        r"best of 12 heads by chance 0\.5\d \(on 120 calibration examples\); model 0\.50, "
+        r"calibrated 0\.\d\d; "
         r"best shortcut 0\.75 \(polarity\)"
     )
     assert re.search(said, repr(found))
@@ -266,6 +267,58 @@ def test_scores_flag_what_is_not_held_out(results: dict[str, Any]) -> None:
     share = scores.accuracy_map()
     assert share.dims == ("layer", "head")
     assert table["accuracy"].iloc[0] == float(share.max()) == float(share.sel(layer=2, head=1))
+
+
+def test_best_by_chance_follows_the_answers() -> None:
+    rng = np.random.default_rng(0)
+    data = scores_data(planted=None, n_layers=10, n_heads=10)
+    yes = rng.permutation(240) < 170
+    data["answer"][:] = np.where(yes, 0, 1)
+    data["group"][:] = np.arange(240)
+    # How often a head says yes has nothing to do with the question.
+    data["score"][:, 0] += rng.normal(0, 2, (10, 10)).astype(np.float32)
+    scores = scores_of(data)
+    table = scores.summary()
+    assert table["accuracy"].iloc[0] == pytest.approx(table.loc["best by chance", "accuracy"], abs=0.02)
+    assert table.loc["best by chance", "accuracy"] > 0.69
+    assert table.loc["best by chance", "note"] == "expected of 100, answers permuted"
+    value = table.loc["best by chance", "accuracy"]
+    ticks = "".join(map(str, scores.plot().data[0].colorbar.ticktext))
+    assert f"{value:.2f} best by chance" in ticks
+
+
+def test_best_by_chance_of_one_group_is_not_known() -> None:
+    data = scores_data(n_candidates=3)
+    half = np.repeat([0, 1], 120)
+    data["answer"][:] = data["group"][:] = half
+    # A group of two candidates and one of three exchange nothing.
+    data["score"][:120, 2] = np.nan
+    data["candidate_text"][:120, 2] = ""
+    scores = scores_of(data)
+    row = scores.summary().loc["best by chance"]
+    assert np.isnan(row["accuracy"])
+    assert row["note"] == "not known: these groups leave nothing to permute"
+    assert "best by chance" not in "".join(map(str, scores.plot().data[0].colorbar.ticktext))
+
+
+def test_a_selection_says_what_p_was_possible(results: dict[str, Any]) -> None:
+    found = results["selection"]
+    assert found.p_least == found.p_value == pytest.approx(1 / 201)
+    assert found.p_mid < found.p_value
+    assert "least possible" not in found.headline()
+    assert (found.data["head_p_mid"] < found.data["head_p"]).all()
+    assert found.data["head_p_from"].item() == "exact law"
+    # 60 theories with both answers in either part.
+    assert float(found.data["log10_relabellings_test"]) == pytest.approx(60 * np.log10(2))
+    assert float(found.data["log10_relabellings"]) == pytest.approx(120 * np.log10(2))
+    data = scores_data(n=60)
+    data["group"][:] = np.repeat(np.arange(6), 10)
+    data["answer"][:] = np.repeat([0, 1] * 3, 10)
+    with pytest.warns(UserWarning, match="gives few labellings: 9"):
+        few = scores_of(data).select(calibration=30, seed=2, n_permutations=99, n_bootstrap=9)
+    assert few.p_least == pytest.approx(1 / 9)
+    assert re.search(r"\(mid-p 0\.\d+, least possible p 0\.11\)", few.headline())
+    assert few.summary()["note"].iloc[0] == "30 held-out examples, least possible p 0.11"
 
 
 def test_flip_and_centre_reach_the_statistics() -> None:

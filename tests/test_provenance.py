@@ -92,6 +92,7 @@ def test_every_maker_of_results_is_called_here(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.filterwarnings("ignore:permuting labels")
 @pytest.mark.parametrize("name", [*_SHARED, "HeadScores.select", "transfer",
                                   "train_sequence_model", "reconstruct_map"])  # fmt: skip
 def test_a_record_holds_every_argument(model: Any, tmp_path: Path, name: str) -> None:

@@ -47,6 +47,7 @@ def results(folder: Path) -> Iterator[Any]:
 
 
 @pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.filterwarnings("ignore:permuting labels")
 def test_results_hold_what_they_held(tmp_path: Path) -> None:
     from mechprobe.saved import result_classes
 

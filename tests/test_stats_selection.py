@@ -34,7 +34,7 @@ def test_a_head_that_knows_is_found_first(method: Any, pairs: bool) -> None:
     # Alone it is right on 0.96; guessing heads beside it cost a vote more than a sum.
     assert found.right.mean() > {"best": 0.9, "top_k_vote": 0.6, "zscore_sum": 0.7}[method]
     assert found.picked[41] == 1
-    assert np.flatnonzero(discoveries(found.head_p)).tolist() == [41]
+    assert np.flatnonzero(discoveries(found.by_head.p)).tolist() == [41]
     assert found.scheme == ("within groups" if pairs else "examples")
 
 
@@ -96,7 +96,7 @@ def test_lists_of_heads_that_guess_are_mostly_empty() -> None:
                 select_heads(
                     *random_task(seed, 100, 40), flip=flip, seed=seed, n_permutations=200,
                     n_bootstrap=1,
-                ).head_p
+                ).by_head.p
             ).any()
             for seed in range(100)
         ]  # fmt: skip
@@ -110,18 +110,18 @@ def test_a_head_that_always_says_the_same_is_no_discovery() -> None:
     score, answer, group = random_task(0, 100, 5, pairs=False)
     score[:, :, 2] = [1.0, 0.0]
     found = select_heads(score, answer, group)
-    assert found.head_p[2] == 1
+    assert found.by_head.p[2] == 1
 
 
 @pytest.mark.parametrize("scheme", ["examples", "within groups", "whole groups"])
 def test_permutations_keep_what_they_promise(scheme: Any) -> None:
-    from mechprobe.stats.permutation import permuted_answers
+    from mechprobe.stats.permutation import exchange
 
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(20), 6)
     n_candidates = np.where(np.arange(120) % 6 > 2, 4, 2)
     answer = rng.integers(0, n_candidates)
-    labels = permuted_answers(answer, group, n_candidates, scheme, 50, rng)
+    labels = exchange(answer, group, n_candidates, scheme).permuted(50, rng)
     assert (labels < n_candidates).all()
     assert len(np.unique(labels, axis=0)) > 40
     for row in labels:

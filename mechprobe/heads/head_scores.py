@@ -178,14 +178,17 @@ class HeadScores(Result):
         share = self.accuracy_map()
         flat = share.values.ravel()
         n_heads = len(flat)
-        exists = source(self.data).exists
+        found = source(self.data)
         note = NOT_HELD_OUT.format(n=n_heads)
         rows = [
             (name, flat[i], note)
             for name, i in ((self._name(int(i)), i) for i in np.argsort(-flat, kind="stable")[:_TOP])
         ]
-        rows.append(("best by chance", chance_ceiling(n_heads, exists), f"expected of {n_heads}"))
-        rows.append(("chance", chance_level(exists), "one over the number of candidates"))
+        ceiling = chance_ceiling(found)
+        expected = f"expected of {n_heads}, answers permuted"
+        note = "not known: these groups leave nothing to permute" if np.isnan(ceiling) else expected
+        rows.append(("best by chance", ceiling, note))
+        rows.append(("chance", chance_level(found.exists), "one over the number of candidates"))
         for choice in model_choices(self.data, np.arange(self.data.sizes["example"])):
             known = choice.right[~np.isnan(choice.right)]
             # Every spelling, since the better one of these examples would be flattered.
@@ -222,13 +225,13 @@ class HeadScores(Result):
         from mechprobe.plots import heads as plots
 
         share = self.accuracy_map()
-        exists = source(self.data).exists
+        found = source(self.data)
         data = share.to_dataset(name="accuracy")
-        data["chance"] = chance_level(exists)
-        data["ceiling"] = chance_ceiling(share.size, exists)
+        data["chance"] = chance_level(found.exists)
+        data["ceiling"] = chance_ceiling(found)
         shortcut = best_shortcut(self.data)
         subtitle = (
-            f"{self._task()}, all {len(exists)} examples, not held out; best shortcut "
+            f"{self._task()}, all {len(found.exists)} examples, not held out; best shortcut "
             f"({shortcut.name}) {shortcut.accuracy.value:.2f}"
         )
         return plots.accuracy_map_figure(data, "Accuracy of every head", subtitle)

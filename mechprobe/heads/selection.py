@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 KINDS = ("map", "null")
 FALSE_DISCOVERY_RATE = 0.05
+# A least attainable p from here on is said.
+_NOTABLE = 0.01
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -39,18 +41,23 @@ class HeadSelection(Result):
     - over (layer, head): ``accuracy_calibration``, ``accuracy_test`` (in the direction that the
       calibration set prefers), ``inverted``, ``selected``, ``picked`` (share of resampled
       calibration sets that choose the head), ``head_p`` (each head's own p-value over all
-      examples) and ``discovered`` (Benjamini-Hochberg at 0.05 over those);
+      examples), ``head_p_mid`` (its mid-p) and ``discovered`` (Benjamini-Hochberg at 0.05 over
+      ``head_p``);
     - over ``rank``: ``chosen_layer``, ``chosen_head``, ``chosen_inverted``, best first;
     - over ``permutation``: ``null_accuracy`` (held-out accuracy of the whole selection on permuted
       labels), ``null_best`` (highest calibration accuracy of any head on them);
     - over ``held_out`` (indices of examples): ``right``, ``model_right`` (NaN: not known);
     - numbers: ``accuracy``, ``model``, ``model_calibrated``, ``shortcut``, ``gain`` (head minus
-      model, paired), each with ``_low`` and ``_high``; ``p_value``, ``null_max``, ``chance``,
-      ``n_calibration``; texts ``model_spelling``, ``model_calibrated_spelling``,
-      ``shortcut_name``, ``permuted``.
+      model, paired), each with ``_low`` and ``_high``; ``p_value``, ``p_mid``, ``p_least`` (no
+      labels of these groups and no more permutations could give less),
+      ``log10_relabellings`` (of all examples, each part by itself) and ``log10_relabellings_test``,
+      ``null_max``, ``chance``, ``n_calibration``; texts ``model_spelling``,
+      ``model_calibrated_spelling``, ``shortcut_name``, ``permuted`` (what was exchanged),
+      ``head_p_from`` ("exact law" or the number of permutations).
     """
 
     kind: ClassVar[str] = "head_selection"
+    version: ClassVar[int] = 2
     papers: ClassVar[tuple[str, ...]] = ("tulchinskii2025logical", "tulchinskii2024listening")
 
     @property
@@ -78,6 +85,16 @@ class HeadSelection(Result):
     def p_value(self) -> float:
         """Share of permuted labellings on which the whole selection does as well."""
         return float(self.data["p_value"])
+
+    @property
+    def p_mid(self) -> float:
+        """Its mid-p: half weight to those that do equally well; nearer to nominal for few examples."""
+        return float(self.data["p_mid"])
+
+    @property
+    def p_least(self) -> float:
+        """The least p-value that any head could have had here."""
+        return float(self.data["p_least"])
 
     @property
     def null_max(self) -> float:
@@ -127,11 +144,16 @@ class HeadSelection(Result):
         n, n_calibration = d.sizes["held_out"], int(d["n_calibration"])
         return (
             f"{self._names()}: {_shown(self._interval('accuracy'))} on {n} held-out examples, "
-            f"p = {self.p_value:.2g}; best of {n_heads} heads by chance {self.null_max:.2f} "
+            f"p = {self.p_value:.2g} (mid-p {self.p_mid:.2g}{self._least()}); "
+            f"best of {n_heads} heads by chance {self.null_max:.2f} "
             f"(on {n_calibration} calibration examples); model {self.model_accuracy:.2f}, "
             f"calibrated {self.model_calibrated_accuracy:.2f}; best shortcut "
             f"{self.shortcut_accuracy:.2f} ({self.shortcut_name})"
         )
+
+    def _least(self) -> str:
+        # Below that it would change no one's mind.
+        return f", least possible p {self.p_least:.2g}" if self.p_least > _NOTABLE else ""
 
     def _names(self) -> str:
         turned = self.data["chosen_inverted"].values.tolist()
@@ -152,7 +174,7 @@ class HeadSelection(Result):
         n = d.sizes["held_out"]
         unknown = float("nan")
         rows = [
-            (self._names(), *self._interval("accuracy"), f"{n} held-out examples"),
+            (self._names(), *self._interval("accuracy"), f"{n} held-out examples{self._least()}"),
             (f"model, {d['model_spelling'].item()}", *self._interval("model"), "the same examples"),
             (
                 f"model, {d['model_calibrated_spelling'].item()}, calibrated",
@@ -244,6 +266,10 @@ def selection_data(scores: xr.Dataset, selected: Selected, n_bootstrap: int) -> 
     }
     values: dict[str, object] = {
         "p_value": selected.p_value,
+        "p_mid": selected.p_mid,
+        "p_least": selected.p_least,
+        "log10_relabellings": selected.log10_relabellings[0],
+        "log10_relabellings_test": selected.log10_relabellings[1],
         "null_max": float(selected.null_best.mean()),
         "chance": chance_level(source(scores).exists[test]),
         "n_calibration": len(calibration),
@@ -251,6 +277,9 @@ def selection_data(scores: xr.Dataset, selected: Selected, n_bootstrap: int) -> 
         "model_calibrated_spelling": np.array(adjusted.spelling, dtype=object),
         "shortcut_name": np.array(shortcut.name, dtype=object),
         "permuted": np.array(selected.scheme, dtype=object),
+        "head_p_from": np.array(
+            "exact law" if selected.by_head.exact else f"{len(selected.null_best)} permutations", dtype=object
+        ),
     }
     for name, interval in intervals.items():
         values |= {f"{name}{end}": v for end, v in zip(ENDS, interval, strict=True)}
@@ -266,13 +295,14 @@ def _maps(scores: xr.Dataset, selected: Selected) -> xr.Dataset:
     is_chosen = np.zeros(shape, bool)
     is_chosen.ravel()[head] = True
     layers, heads = scores["layer"].values, scores["head"].values
-    found = discoveries(selected.head_p, FALSE_DISCOVERY_RATE)
+    found = discoveries(selected.by_head.p, FALSE_DISCOVERY_RATE)
     grids = {
         "accuracy_calibration": selected.accuracy_calibration,
         "accuracy_test": selected.accuracy_test,
         "inverted": selected.turned,
         "picked": selected.picked,
-        "head_p": selected.head_p,
+        "head_p": selected.by_head.p,
+        "head_p_mid": selected.by_head.mid,
         "discovered": found,
         "selected": is_chosen,
     }

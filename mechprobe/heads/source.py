@@ -8,7 +8,7 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 
 from mechprobe.provenance import Call, Provenance
-from mechprobe.stats import Interval, accuracy_interval, centred, decisions, expected_best_by_chance
+from mechprobe.stats import Interval, accuracy_interval, best_by_permutation, centred, decisions
 from mechprobe.stats.decisions import check_scores
 
 ENDS = ("", "_low", "_high")
@@ -56,10 +56,9 @@ def chance_level(exists: Bool[np.ndarray, "example candidate"]) -> float:
     return float((1 / exists.sum(1)).mean())
 
 
-def chance_ceiling(n_heads: int, exists: Bool[np.ndarray, "example candidate"]) -> float:
-    """Return the expected best accuracy of ``n_heads`` guessing heads on these examples."""
-    n_candidates = max(2, round(1 / chance_level(exists)))
-    return expected_best_by_chance(n_heads, len(exists), n_candidates)
+def chance_ceiling(found: Source) -> float:
+    """Return the expected best accuracy of these heads if none knew answers; NaN if not known."""
+    return best_by_permutation(decisions(found.score), found.answer, found.group, found.exists.sum(1))
 
 
 class ModelChoice(NamedTuple):

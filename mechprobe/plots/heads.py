@@ -44,7 +44,7 @@ def accuracy_map_figure(data: xr.Dataset, title: str, subtitle: str) -> go.Figur
 
     Args:
         data: ``accuracy`` (layer, head), ``chance`` and ``ceiling`` (what the best of these heads
-            is expected to score by chance); where known ``selected`` (these are outlined),
+            is expected to score by chance; NaN if not known); where known ``selected`` (these are outlined),
             ``accuracy_test`` and ``picked`` (shown on hover), all (layer, head).
         title: Plain words.
         subtitle: A second line, plain text; ``<br>`` breaks it.
@@ -56,7 +56,7 @@ def accuracy_map_figure(data: xr.Dataset, title: str, subtitle: str) -> go.Figur
     share = data["accuracy"].values.astype(np.float64)
     chance, ceiling = float(data["chance"]), float(data["ceiling"])
     low = min(float(np.nanmin(share)), chance)
-    high = max(float(np.nanmax(share)), ceiling)
+    high = max(float(np.nanmax(share)), chance if np.isnan(ceiling) else ceiling)
     width, height = _size(*share.shape)
     room = _LABEL / (height - _TOP - _BOTTOM - 3 * _LABEL) * (high - low)
     values, labels = _bar_ticks(low, chance, ceiling, high, room)
@@ -111,7 +111,9 @@ def _bar_ticks(
     low: float, chance: float, ceiling: float, high: float, room: float
 ) -> tuple[list[float], list[str]]:
     named = [(chance, f"{chance:.2f} chance"), (ceiling, f"{ceiling:.2f} best by chance")]
-    if ceiling - chance < room:
+    if np.isnan(ceiling):
+        named = named[:1]
+    elif ceiling - chance < room:
         named = [(ceiling, f"{ceiling:.2f} best by chance<br>{chance:.2f} chance")]
         room *= 2
     ends = [(v, f"{v:.2f}") for v in (low, high) if all(abs(v - at) >= room for at, _ in named)]

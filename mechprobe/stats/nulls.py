@@ -1,8 +1,11 @@
 """What chance alone scores when the best of many heads is taken, and which heads beat chance."""
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.special import bdtrc
+
+from mechprobe.stats.choice import right_counts
+from mechprobe.stats.permutation import exchange, permutation_scheme
 
 
 def expected_best_by_chance(n_heads: int, n_examples: int, n_candidates: int = 2) -> float:
@@ -12,9 +15,10 @@ def expected_best_by_chance(n_heads: int, n_examples: int, n_candidates: int = 2
 
     .. math:: E[\max_h X_h] / n = \frac{1}{n} \sum_{x=0}^{n-1} \left(1 - F(x)^H\right)
 
-    exactly, for heads that guess independently. Heads of one model resemble each other, so this is
-    a ceiling of what they reach by chance; ``HeadSelection.null_max`` is its counterpart with the
-    likeness of the heads kept.
+    exactly, for heads that guess independently and right answers that are balanced over the c
+    candidates. Heads of one model resemble each other, so it is a ceiling of what they reach by
+    chance; where answers are not balanced it is none: of 71 % "yes" a head that always says so gets
+    0.71. ``best_by_permutation`` takes heads and answers as they are.
 
     Args:
         n_heads: Heads among which the best is taken, at least 1.
@@ -43,7 +47,8 @@ def best_by_chance_quantile(
 ) -> float:
     r"""Return the accuracy that the best guessing head stays at or below with probability ``q``.
 
-    The smallest :math:`x / n` with :math:`F(x)^H \ge q`; see ``expected_best_by_chance``.
+    The smallest :math:`x / n` with :math:`F(x)^H \ge q`, for balanced answers; see
+    ``expected_best_by_chance``.
 
     Args:
         n_heads: Heads among which the best is taken, at least 1.
@@ -66,6 +71,56 @@ def best_by_chance_quantile(
         raise ValueError(msg)
     below = _all_heads_at_most(n_heads, n_examples, n_candidates)
     return float(np.searchsorted(below, q) / n_examples)
+
+
+def best_by_permutation(
+    decided: Int[np.ndarray, "example head"],
+    answer: Int[np.ndarray, " example"],
+    group: Int[np.ndarray, " example"],
+    n_candidates: Int[np.ndarray, " example"],
+    *,
+    n_permutations: int = 200,
+    seed: int = 0,
+) -> float:
+    r"""Return the accuracy that the best of these heads is expected to have if none knows answers.
+
+    .. math:: \frac{1}{B} \sum_b \max_h \mathrm{acc}(\hat y_h,\, y^{(b)})
+
+    over random permutations of the answers. Decisions stay as they are, and with them how often a
+    head gives each answer and how alike heads are; answers keep their frequencies and their groups.
+
+    Args:
+        decided: Index of a candidate.
+        answer: Index of the right one.
+        group: Which group an example belongs to.
+        n_candidates: How many candidates an example has.
+        n_permutations: B, at least 1.
+        seed: Of the permutations.
+
+    Returns:
+        Accuracy in [0, 1]; NaN where the groups leave nothing to permute.
+
+    Raises:
+        ValueError: ``n_permutations`` is below 1.
+
+    Example:
+        >>> yes = np.ones((10, 3), int)
+        >>> answer = np.arange(10) % 4 % 3 % 2
+        >>> round(best_by_permutation(yes, answer, np.arange(10), np.full(10, 2)), 3)
+        0.3
+
+    References:
+        Westfall & Young, Resampling-Based Multiple Testing (1993), chapter 2 (the maximum over
+        tests under permutation).
+    """
+    if n_permutations < 1:
+        msg = f"n_permutations must be at least 1; got {n_permutations}."
+        raise ValueError(msg)
+    swap = exchange(answer, group, n_candidates, permutation_scheme(answer, group))
+    if swap.log10_relabellings == 0:
+        return float("nan")
+    labels = swap.permuted(n_permutations, np.random.default_rng(seed))
+    return float(right_counts(decided, labels).max(1).mean() / len(answer))
 
 
 def _all_heads_at_most(n_heads: int, n_examples: int, n_candidates: int) -> Float[np.ndarray, " n"]:

@@ -1,9 +1,12 @@
 """Labels permuted in the ways that leave a guessing head's score as likely as it was."""
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
+from scipy.special import gammaln
 
 Scheme = Literal["examples", "within groups", "whole groups"]
 
@@ -15,9 +18,10 @@ def permutation_scheme(answer: Int[np.ndarray, " example"], group: Int[np.ndarra
     - ``"within groups"``: at least half of the examples lie in groups of mixed labels (a theory
       queried with both polarities); labels change places inside their group, so that whatever a
       theory's examples share stays with them;
-    - ``"whole groups"``: labels are mostly constant in a group; the labels of a group go, as they
-      are, to a group of the same size. Labels of single examples are not exchanged then, because
-      examples of one group are not independent.
+    - ``"whole groups"``: labels are mostly constant in a group. A group of one label gives it to any
+      other such group, of any size; the labels of a mixed group go, as they are, to a mixed group of
+      the same size. Labels of single examples are not exchanged then, because examples of one group
+      are not independent.
 
     Args:
         answer: Index of the right candidate.
@@ -38,62 +42,93 @@ def permutation_scheme(answer: Int[np.ndarray, " example"], group: Int[np.ndarra
     return "within groups" if mixed[codes].mean() >= 0.5 else "whole groups"
 
 
-def permuted_answers(
+@dataclass(frozen=True)
+class Exchange:
+    """Which units of examples may exchange their labels.
+
+    Attributes:
+        unit: Unit of every example.
+        place: Its place in the unit.
+        label: Labels of every unit, by place; a unit of one label holds it in all places.
+        block: Block of every unit; labels go to any unit of the same block.
+    """
+
+    unit: Int[np.ndarray, " example"]
+    place: Int[np.ndarray, " example"]
+    label: Int[np.ndarray, "unit place"]
+    block: Int[np.ndarray, " unit"]
+
+    @cached_property
+    def kind(self) -> Int[np.ndarray, " unit"]:
+        """Which units have the same labels in the same block."""
+        rows = np.column_stack([self.block, self.label])
+        return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
+
+    @property
+    def log10_relabellings(self) -> float:
+        """Logarithm to base 10 of how many labellings there are, the given one included."""
+        blocks, kinds = (gammaln(np.bincount(code) + 1).sum() for code in (self.block, self.kind))
+        return float((blocks - kinds) / np.log(10))
+
+    def permuted(
+        self, n_permutations: int, rng: np.random.Generator
+    ) -> Int[np.ndarray, "permutation example"]:
+        """Return permuted labels, one row per permutation."""
+        # Blocks are integers and keys fractions, so a sort of the sums never mixes blocks.
+        keys = self.block + rng.random((n_permutations, len(self.block)))
+        source = np.empty(keys.shape, np.intp)
+        source[:, np.argsort(self.block, kind="stable")] = np.argsort(keys, axis=1)
+        return self.label[source[:, self.unit], self.place]
+
+
+def exchange(
     answer: Int[np.ndarray, " example"],
     group: Int[np.ndarray, " example"],
     n_candidates: Int[np.ndarray, " example"],
     scheme: Scheme,
-    n_permutations: int,
-    rng: np.random.Generator,
-) -> Int[np.ndarray, "permutation example"]:
-    """Return permuted labels; an example only ever gets a label that it has a candidate for.
+) -> Exchange:
+    """Return which labels may be exchanged; an example only gets one that it has a candidate for.
 
     Args:
         answer: Index of the right candidate.
         group: Which group an example belongs to.
         n_candidates: How many candidates an example has; labels stay among examples with as many.
         scheme: From ``permutation_scheme``.
-        n_permutations: How many.
-        rng: Source of chance.
 
     Returns:
-        One row per permutation.
+        Units and blocks.
+
+    Example:
+        >>> group = np.array([0, 0, 0, 1, 2, 2])
+        >>> swap = exchange(np.array([1, 1, 1, 0, 0, 0]), group, np.full(6, 2), "whole groups")
+        >>> round(10**swap.log10_relabellings)
+        3
     """
     if scheme == "whole groups":
-        source = _group_sources(group, n_candidates, n_permutations, rng)
-    else:
-        keys = [n_candidates, group] if scheme == "within groups" else [n_candidates]
-        block = np.unique(np.stack(keys), axis=1, return_inverse=True)[1].reshape(-1)
-        source = _shuffled(block, n_permutations, rng)
-    return answer[source]
+        return _of_groups(answer, group, n_candidates)
+    keys = [n_candidates, group] if scheme == "within groups" else [n_candidates]
+    block = np.unique(np.stack(keys), axis=1, return_inverse=True)[1].reshape(-1)
+    return Exchange(np.arange(len(answer)), np.zeros(len(answer), np.intp), answer[:, None], block)
 
 
-def _shuffled(
-    block: Int[np.ndarray, " item"], n_permutations: int, rng: np.random.Generator
-) -> Int[np.ndarray, "permutation item"]:
-    """Return, for every item, which item of its own block it is given."""
-    # Blocks are integers and keys fractions, so a sort of the sums never mixes blocks.
-    keys = block + rng.random((n_permutations, len(block)))
-    source = np.empty(keys.shape, np.intp)
-    source[:, np.argsort(block, kind="stable")] = np.argsort(keys, axis=1)
-    return source
-
-
-def _group_sources(
+def _of_groups(
+    answer: Int[np.ndarray, " example"],
     group: Int[np.ndarray, " example"],
     n_candidates: Int[np.ndarray, " example"],
-    n_permutations: int,
-    rng: np.random.Generator,
-) -> Int[np.ndarray, "permutation example"]:
+) -> Exchange:
     codes, sizes = np.unique(group, return_inverse=True, return_counts=True)[1:]
     order = np.argsort(codes, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    starts = np.cumsum(sizes) - sizes
     place = np.empty(len(group), np.intp)
     place[order] = np.arange(len(group)) - starts[codes[order]]
-    member = np.full((len(sizes), sizes.max()), -1)
-    member[codes, place] = np.arange(len(group))
-    # Groups are exchanged where each example meets one with as many candidates.
-    shape = np.where(member >= 0, n_candidates[member], -1)
-    alike = np.unique(shape, axis=0, return_inverse=True)[1].reshape(-1)
-    given = _shuffled(alike, n_permutations, rng)
-    return member[given[:, codes], place]
+    first = order[starts]
+    label, shape = (np.tile(values[first, None], sizes.max()) for values in (answer, n_candidates))
+    alike = np.ones(len(sizes), bool)
+    for values, table in ((answer, label), (n_candidates, shape)):
+        np.logical_and.at(alike, codes, values == table[codes, 0])
+        table[codes, place] = values
+    # Mixed groups exchange labels where each example meets one with as many candidates.
+    there = np.arange(sizes.max()) < sizes[:, None]
+    label, shape = (np.where(alike[:, None] | there, table, -1) for table in (label, shape))
+    block = np.unique(np.column_stack([alike, shape]), axis=0, return_inverse=True)[1].reshape(-1)
+    return Exchange(codes, place, label, block)

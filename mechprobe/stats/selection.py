@@ -10,16 +10,17 @@ Example:
     ([4], True)
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.special import ndtr
 
 from mechprobe.stats.choice import METHODS, Chosen, Method, highest, label_free_quality, predict, right_counts
 from mechprobe.stats.decisions import Readings, accuracy, check_scores, readings
+from mechprobe.stats.head_p import HeadP, head_p_values, permutation_p
 from mechprobe.stats.intervals import group_weights
-from mechprobe.stats.permutation import Scheme, permutation_scheme, permuted_answers
+from mechprobe.stats.permutation import Exchange, Scheme, exchange, permutation_scheme
 from mechprobe.stats.split import Calibration, split_groups
 
 
@@ -40,7 +41,10 @@ class Selected:
         null_accuracy: Test accuracy of the whole selection repeated on permuted labels.
         null_best: Highest calibration accuracy of any head on the same permuted labels.
         p_value: (1 + permutations at least as accurate on the test set) / (1 + permutations).
-        head_p: p-value of each head by itself, on all examples.
+        p_mid: The same with half of those that are equally accurate, the given labels among them.
+        p_least: No labels of these groups could give a smaller p.
+        log10_relabellings: How many labellings there are: of all examples, and of the test set.
+        by_head: p-values of each head by itself, on all examples.
         scheme: How labels were permuted.
     """
 
@@ -55,7 +59,10 @@ class Selected:
     null_accuracy: Float[np.ndarray, " permutation"]
     null_best: Float[np.ndarray, " permutation"]
     p_value: float
-    head_p: Float[np.ndarray, " head"]
+    p_mid: float
+    p_least: float
+    log10_relabellings: tuple[float, float]
+    by_head: HeadP
     scheme: Scheme
 
 
@@ -112,11 +119,17 @@ def select_heads(
 
     .. math:: p = \frac{1 + \#\{b : A_b \ge A\}}{1 + B}
 
+    and, nearer to nominal where accuracies are few, with half weight to those that are equal,
+
+    .. math:: p_\mathrm{mid} = \frac{\#\{b : A_b > A\} + (1 + \#\{b : A_b = A\}) / 2}{1 + B}
+
     Centring and z-scoring see no label, and so are the same in every permutation. Each head's own
-    p-value is for its accuracy over *all* examples, since nothing was chosen by them: the upper
-    normal tail (both tails with ``flip``) at mean and standard deviation of its permuted counts,
-    with continuity correction, as B permutations cannot resolve what a correction for many heads
-    needs.
+    p-value is for its accuracy over *all* examples, since nothing was chosen by them; B permutations
+    cannot resolve what a correction for many heads needs, so it is exact where that is possible (see
+    ``head_p_values``).
+
+    With R labellings of these groups that differ no p can be below 1/R, and a warning says so where
+    that is above 0.05.
 
     Args:
         score: NaN where an example has fewer candidates.
@@ -146,7 +159,8 @@ def select_heads(
 
     References:
         Tulchinskii et al., Listening to the Wise Few (2024), p. 4 (selection of one head);
-        Phipson & Smyth, Permutation P-values Should Never Be Zero (2010).
+        Phipson & Smyth, Permutation P-values Should Never Be Zero (2010);
+        Lancaster, Significance Tests in Discrete Distributions (1961) (mid-p).
     """
     _check_request(method, k, flip, n_permutations, n_bootstrap)
     check_scores(score, answer, exists)
@@ -160,8 +174,16 @@ def select_heads(
     turned, on_calibration, on_test = _accuracies(heads, answer, flip)
     right = decided == answer[split.test]
     scheme = permutation_scheme(answer, group)
-    labels = _permuted(heads, answer, scheme, n_permutations, rng)
+    swaps = [exchange(answer[p], group[p], heads.n_candidates[p], scheme) for p in split]
+    labels = _permuted(heads, answer, swaps, n_permutations, rng)
     null_right, null_best = _null(heads, rule, labels)
+    # Counts, not shares: equal shares of different roundings would not compare as equal.
+    p, p_mid = permutation_p(null_right[:, None], right.sum()[None])
+    by_calibration, by_test = (swap.log10_relabellings for swap in swaps)
+    # A choice without labels is the same under all labels of the calibration set.
+    least = 10 ** -(by_test if method == "unsupervised" else by_calibration + by_test)
+    _warn_of_few(least, scheme)
+    directions = [heads.upright, heads.inverted] if flip else [heads.upright]
     return Selected(
         heads=heads,
         chosen=chosen,
@@ -173,9 +195,11 @@ def select_heads(
         picked=_stability(heads, rule, answer, n_bootstrap, rng),
         null_accuracy=null_right / len(split.test),
         null_best=null_best / len(split.calibration),
-        # Counts, not shares: equal shares of different roundings would not compare as equal.
-        p_value=float((1 + (null_right >= right.sum()).sum()) / (1 + n_permutations)),
-        head_p=_head_p_values(heads, answer, labels, flip),
+        p_value=float(p[0]),
+        p_mid=float(p_mid[0]),
+        p_least=max(least, 1 / (1 + n_permutations)),
+        log10_relabellings=(by_calibration + by_test, by_test),
+        by_head=head_p_values(directions, answer, list(zip(split, swaps, strict=True)), labels),
         scheme=scheme,
     )
 
@@ -270,18 +294,24 @@ def _accuracies(
 def _permuted(
     heads: Readings,
     answer: Int[np.ndarray, " example"],
-    scheme: Scheme,
+    swaps: list[Exchange],
     n_permutations: int,
     rng: np.random.Generator,
 ) -> Int[np.ndarray, "permutation example"]:
     """Permute labels inside the calibration set and inside the test set."""
     labels = np.empty((n_permutations, len(answer)), answer.dtype)
-    n_candidates = heads.n_candidates
-    for part in heads.split:
-        labels[:, part] = permuted_answers(
-            answer[part], heads.group[part], n_candidates[part], scheme, n_permutations, rng
-        )
+    for part, swap in zip(heads.split, swaps, strict=True):
+        labels[:, part] = swap.permuted(n_permutations, rng)
     return labels
+
+
+def _warn_of_few(least: float, scheme: Scheme) -> None:
+    if least > 0.05 * (1 + 1e-9):
+        msg = (
+            f"permuting labels ({scheme}) gives few labellings: {round(1 / least)}. No p-value can be "
+            f"below {least:.2g}, however good a head is; take more groups, or groups that are alike."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=4)
 
 
 def _null(
@@ -306,23 +336,3 @@ def _stability(
     labels = np.broadcast_to(answer[calibration], weights.shape)
     chosen, _ = rule.choose(heads, labels, weights)
     return np.bincount(chosen.head.ravel(), minlength=heads.upright.shape[1]) / n_bootstrap
-
-
-def _head_p_values(
-    heads: Readings,
-    answer: Int[np.ndarray, " example"],
-    labels: Int[np.ndarray, "permutation example"],
-    flip: bool,
-) -> Float[np.ndarray, " head"]:
-    null = right_counts(heads.upright, labels).astype(np.float64)
-    count = right_counts(heads.upright, answer[None])[0]
-    mean, spread = null.mean(0), null.std(0)
-    gap = count - mean
-    if flip:
-        gap = np.abs(gap)
-    # Counts move in steps, of two where labels change places in pairs; half a step corrects for it.
-    step = np.gcd.reduce((null - null[0]).astype(np.int64), axis=0)
-    # A head that always answers alike is right equally often under every permutation.
-    z = (gap - step / 2) / np.where(spread > 0, spread, np.inf)
-    p = np.where(spread > 0, ndtr(-z), 1.0)
-    return np.minimum(1.0, 2 * p) if flip else p
