@@ -123,7 +123,7 @@ def _check_difficulty(data: xr.Dataset) -> None:
 
 def _difficulty_data(part: Part, right: Int[np.ndarray, " test"], n_bootstrap: int) -> xr.Dataset:
     calibration, test = part.heads.split
-    choice = better(model_choices(part.data, calibration), test, calibrated=False)
+    choice = better(model_choices(part.data, calibration), calibration, calibrated=False)
     shortcut = best_shortcut(part.data)
     answers = {"head": right.astype(np.float64), "model": choice.right[test]}
     if "shortcut_right" in part.data:

@@ -86,7 +86,7 @@ class HeadSelection(Result):
 
     @property
     def model_accuracy(self) -> float:
-        """The model's own accuracy on the same held-out examples, in its better spelling."""
+        """The model's own accuracy on the same held-out examples, spelled as suits it on the others."""
         return float(self.data["model"])
 
     @property
@@ -231,8 +231,8 @@ def selection_data(scores: xr.Dataset, selected: Selected, n_bootstrap: int) -> 
     calibration, test = selected.heads.split
     group = selected.heads.group[test]
     choices = model_choices(scores, calibration)
-    model = better(choices, test, calibrated=False)
-    adjusted = better(choices, test, calibrated=True)
+    model = better(choices, calibration, calibrated=False)
+    adjusted = better(choices, calibration, calibrated=True)
     shortcut = best_shortcut(scores)
     model_right = model.right[test]
     intervals = {
