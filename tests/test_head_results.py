@@ -79,7 +79,8 @@ def all_results() -> dict[str, Any]:
     """Return one result of every kind."""
     from mechprobe.heads.across_tasks import transfer
     from mechprobe.heads.by_difficulty import difficulty_of
-    from mechprobe.heads.results import HeadTraits, ablation_of, steering_of
+    from mechprobe.heads.interventions import ablation_of, steering_of
+    from mechprobe.heads.results import HeadTraits
 
     scores = scores_of(scores_data())
     other = scores_of(scores_data(seed=1, n=120), task="other")
@@ -140,7 +141,7 @@ def test_every_kind_shows_itself(results: dict[str, Any], kind: str) -> None:
     assert len(result.summary()) > 0
     assert len(result.to_dataframe()) > 0
     assert "<table" in result._repr_html_()
-    assert f"mechprobe/{result.kind}/1" in result.to_json()
+    assert f"mechprobe/{result.kind}/{result.version}" in result.to_json()
     assert result.plot().data
     with pytest.raises(ValueError, match=r"no figure 'pie'; the (only kind is|kinds are)"):
         result.plot("pie")

@@ -140,13 +140,56 @@ def test_an_ablation_compares_in_pairs(results: dict[str, Any]) -> None:
         assert (data[name] <= data[f"{name}_high"]).all()
 
 
+def test_ablated_less_controls_is_paired_on_the_same_questions() -> None:
+    from mechprobe.heads.interventions import ablation_of
+    from mechprobe.stats import above_controls
+
+    rng = np.random.default_rng(0)
+    right, gap, group = rng.random((8, 90)) < 0.5, rng.normal(size=(8, 90)), np.arange(90) // 3
+    heads = {"intact": [], "ablated": [(2, 1)], **{f"control {i}": [(2, 0)] for i in range(6)}}
+    found = ablation_of(right, gap, group, heads, record(), n_bootstrap=50)
+    for name, x in (("accuracy", right.astype(float)), ("logit_difference", gap)):
+        value = found.data[f"{name}_above_controls"].item()
+        assert value == pytest.approx(x[1].mean() - x[2:].mean())
+        spread = found.data[f"{name}_above_controls_sd"].item()
+        assert spread == pytest.approx(x[2:].mean(1).std(ddof=1))
+    expected = above_controls(gap[1], gap[2:], group)
+    ends = [found.data[f"logit_difference_above_controls{e}"].item() for e in ("_low", "_high", "_p")]
+    assert ends == [expected.low, expected.high, expected.p_value]
+    row = found.summary().loc["ablated minus controls"]
+    assert row["accuracy_change"] == found.data["accuracy_above_controls"].item()
+    assert row["logit_difference_p"] == expected.p_value
+
+
+def test_pushed_heads_less_controls_at_every_strength() -> None:
+    from mechprobe.heads.interventions import steering_of
+    from mechprobe.stats import holm
+
+    rng = np.random.default_rng(0)
+    same = rng.random((1, 1, 80)) < 0.3
+    pushed = rng.random((6, 2, 80)) < np.array([0.6, *[0.3] * 5])[:, None, None]
+    followed = np.concatenate([np.repeat(same, 6, axis=0), pushed], axis=1)
+    heads = {"heads": [(2, 1)], **{f"control {i}": [(2, 0)] for i in range(5)}}
+    strength = np.array([0.0, 2.0, 4.0])
+    found = steering_of(followed, np.arange(80), strength, heads, record(), chance=0.3, n_bootstrap=50)
+    name = "followed_above_controls"
+    gaps = followed[0].mean(1) - followed[1:].mean((0, 2))
+    np.testing.assert_allclose(found.data[name], gaps, atol=1e-12)
+    assert found.data[f"{name}_high"][0] == 0
+    assert (found.data[f"{name}_low"][1:] > 0.05).all()
+    p = found.data[f"{name}_p"].values
+    assert np.isnan(p).tolist() == [True, False, False]
+    assert found.data[f"{name}_p_adjusted"].values[1:].tolist() == holm(p[1:]).tolist()
+    assert found.summary().T["heads minus controls"].tolist() == pytest.approx(gaps.tolist())
+
+
 def test_bad_requests_of_interventions() -> None:
-    from mechprobe.heads.results import ablation_of, steering_of
+    from mechprobe.heads.interventions import ablation_of, steering_of
 
     right, gap, group = np.ones((2, 4), bool), np.ones((2, 4)), np.arange(4)
     with pytest.raises(ValueError, match=r"1 conditions \(intact\) for 2 rows of answers"):
         ablation_of(right, gap, group, {"intact": []}, record())
-    with pytest.raises(ValueError, match="the first condition must be 'intact'"):
+    with pytest.raises(ValueError, match=r"first conditions must be \['intact', 'ablated'\]"):
         ablation_of(right, gap, group, {"ablated": [(0, 0)], "intact": []}, record())
     with pytest.raises(ValueError, match=r"strengths must ascend; got \[1.0, 0.0\]"):
         steering_of(

@@ -3,6 +3,9 @@
 from mechprobe.stats.choice import METHODS as METHODS
 from mechprobe.stats.choice import Method as Method
 from mechprobe.stats.choice import predict as predict
+from mechprobe.stats.crossed import Contrast as Contrast
+from mechprobe.stats.crossed import above_controls as above_controls
+from mechprobe.stats.crossed import holm as holm
 from mechprobe.stats.decisions import accuracy as accuracy
 from mechprobe.stats.decisions import centred as centred
 from mechprobe.stats.decisions import decisions as decisions
