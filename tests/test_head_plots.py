@@ -149,7 +149,13 @@ def test_a_transfer_matrix_has_baselines_below(results: dict[str, Any]) -> None:
     assert f"rank correlation of all heads {value:.2f}" in matrix.hovertext[0][1]
     assert "<b>other</b>" in matrix.hovertext[0][1]
     assert list(below.y) == [2.5, 3.5]
-    assert matrix.text[0][1] == f"{float(found.data['accuracy'][0, 1]):.2f}"
+    low, high = (float(found.data[f"rank_correlation_{end}"][0, 1]) for end in ("low", "high"))
+    assert f"heads {value:.2f} [{low:.2f}, {high:.2f}]" in matrix.hovertext[0][1]
+    assert f"corrected {float(found.data['p_adjusted'][0, 1]):.2g}" in matrix.hovertext[0][1]
+    for text, p, share in zip(matrix.text, found.data["p_adjusted"], found.data["accuracy"], strict=True):
+        shown = [f"{a:.2f}" + ("*" if q <= 0.05 else "") for a, q in zip(share.values, p.values, strict=True)]
+        assert list(text) == shown
+    assert "*" in matrix.text[0][0]
 
 
 def test_difficulty_grids_share_one_scale(results: dict[str, Any]) -> None:

@@ -60,19 +60,19 @@ def scores_data(
     )
 
 
-def record(**arguments: Any) -> Any:
-    """Return a provenance record of scores."""
+def record(data: Any = "ids", **arguments: Any) -> Any:
+    """Return a provenance record of scores of some questions."""
     from mechprobe.provenance import Call
 
     told = {"task": "nonce logic", "score": "qk", "query": "answer", "key": "statement"}
-    return Call("qk_scores", told | arguments).record({"name": "toy"}, "ids")
+    return Call("qk_scores", told | arguments).record({"name": "toy"}, data)
 
 
 def scores_of(data: xr.Dataset, **arguments: Any) -> Any:
     """Return ``HeadScores`` of the data."""
     from mechprobe.heads.head_scores import HeadScores
 
-    return HeadScores(data, record(**arguments))
+    return HeadScores(data, record(data["answer"].values.tolist(), **arguments))
 
 
 def all_results() -> dict[str, Any]:

@@ -46,14 +46,36 @@ def test_rank_correlations_are_spearmans_between_disjoint_halves() -> None:
     expected = spearmanr(
         maps[0]["accuracy_calibration"].values.ravel(), maps[1]["accuracy_test"].values.ravel()
     ).statistic
-    cell = found.data["rank_correlation"].sel(selected_on="a", tested_on="b")
-    assert float(cell) == pytest.approx(expected)
+    cell = found.data.sel(selected_on="a", tested_on="b")
+    assert float(cell["rank_correlation"]) == pytest.approx(expected)
+    assert cell["rank_correlation_low"] < expected < cell["rank_correlation_high"]
 
 
-def test_rank_correlation_of_heads_that_are_all_alike_is_unknown() -> None:
-    from mechprobe.heads.across_tasks import rank_correlation
+def test_a_head_that_transfers_beats_permuted_labels_and_another_does_not() -> None:
+    from mechprobe.heads.across_tasks import transfer
+    from mechprobe.stats import holm
 
-    assert np.isnan(rank_correlation(np.ones(4), np.arange(4.0)))
+    same = [scores_of(scores_data(160, seed=s), task=str(s)) for s in (0, 1)]
+    other = scores_of(scores_data(160, planted=(1, 0), seed=2), task="other")
+    found = transfer({"a": same[0], "b": same[1], "c": other}, n_permutations=199, n_bootstrap=20).data
+    p = found["p_value"]
+    for on, at in (("a", "a"), ("a", "b"), ("b", "a"), ("c", "c")):
+        assert float(p.sel(selected_on=on, tested_on=at)) == 1 / 200
+    for on, at in (("a", "c"), ("b", "c"), ("c", "a"), ("c", "b")):
+        assert p.sel(selected_on=on, tested_on=at) > 0.05
+    expected = holm(p.values.ravel()).reshape(3, 3)
+    np.testing.assert_array_equal(found["p_adjusted"].values, expected)
+    assert found["p_adjusted"].sel(selected_on="a", tested_on="b") == 9 / 200
+
+
+def test_the_same_questions_split_in_two_places_are_refused() -> None:
+    from mechprobe.heads.across_tasks import transfer
+
+    data = scores_data(160)
+    raw, rotated = scores_of(data), scores_of(data, score="rotated")
+    with pytest.raises(ValueError, match="'raw' and 'rotated' ask the same questions, and some that choose"):
+        transfer({"raw": raw, "rotated": rotated}, calibration={"raw": 100, "rotated": 40})
+    transfer({"raw": raw, "rotated": rotated}, n_permutations=1, n_bootstrap=1)
 
 
 def test_bad_requests_of_a_transfer() -> None:
@@ -101,6 +123,19 @@ def test_difficulty_gives_shortcuts_cell_by_cell_where_they_are_known() -> None:
     assert found.data["shortcut_scope"].item() == "cell"
     assert found.data["shortcut_accuracy"].mean("distractors").values.tolist() == [1, 0, 0]
     assert "(whole task)" not in str(found.plot().to_dict())
+
+
+def test_the_shortcut_by_cell_is_chosen_where_the_head_is() -> None:
+    from mechprobe.heads.by_difficulty import difficulty_of
+
+    data = scores_data()
+    test = scores_of(data).select(n_permutations=1, n_bootstrap=5).data["held_out"].values
+    # Best on the held-out examples, and useless on those that choose.
+    lucky = np.isin(np.arange(240), test)
+    data["shortcut_right"] = (("example", "shortcut"), np.stack([~lucky, lucky], axis=1).astype(float))
+    found = difficulty_of(scores_of(data), n_bootstrap=5).data
+    assert found["shortcut_name"].item() == "length"
+    assert (found["shortcut_accuracy"] == 0).all()
 
 
 def test_an_empty_cell_is_unknown() -> None:
