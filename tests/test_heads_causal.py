@@ -153,12 +153,17 @@ def test_controls_match_layers_and_share_no_head(task_model: Any) -> None:
     chosen = {(0, 3), (0, 1), (2, 1)}
     found = ablate(task_model, logic(2), sorted(chosen), controls=4, how="zero", seed=3)
     assert found.heads.values[:2].tolist() == ["", "L0H1 L0H3 L2H1"]
+    # One pair of other heads in layer 0, times three in layer 2: all of them, each once.
+    assert float(found.n_control_sets) == 3
+    assert len(set(found.heads.values[2:].tolist())) == len(found.heads.values[2:]) == 3
     for text in found.heads.values[2:]:
         drawn = {(int(name[1]), int(name[3])) for name in text.split()}
         assert sorted(layer for layer, _ in drawn) == [0, 0, 2]
         assert not drawn & chosen
-    other = ablate(task_model, logic(2), sorted(chosen), controls=4, how="zero", seed=4)
-    assert found.heads.values.tolist() != other.heads.values.tolist()
+    some = [ablate(task_model, logic(2), [(0, 3), (2, 1)], controls=5, how="zero", seed=s) for s in (3, 4)]
+    assert float(some[0].n_control_sets) == 9
+    assert len(set(some[0].heads.values[2:].tolist())) == 5
+    assert some[0].heads.values.tolist() != some[1].heads.values.tolist()
 
 
 @pytest.mark.parametrize("how", ["zero", "mean", "resample"])

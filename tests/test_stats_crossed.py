@@ -76,6 +76,31 @@ def test_without_the_spread_of_controls_it_would_not_cover() -> None:
     assert covered < 60
 
 
+@pytest.mark.parametrize("n_drawn", [3, 8, 12])
+def test_controls_of_a_few_that_there_are(n_drawn: int) -> None:
+    """Of twelve sets of heads, or all: the mean over those that there are is what is compared with."""
+    from mechprobe.stats import above_controls
+
+    rng = np.random.default_rng(5)
+    effect = rng.normal(size=12)
+    found, covered = [], []
+    for _ in range(500):
+        y, controls, group = draw(rng, [1] * 50, 12, 0.0)
+        drawn = rng.permutation(12)[:n_drawn]
+        some = controls[drawn] + effect[drawn, None]
+        x = above_controls(y, some, group, population=12)
+        found.append(x)
+        covered.append(x.low <= -effect.mean() <= x.high)
+    if n_drawn < 5:
+        assert np.isnan([x.low for x in found]).all()
+    else:
+        assert 0.92 <= np.mean(covered) <= 0.98
+    few = above_controls(y, controls[:3], group, population=3)
+    gap = (y - controls[:3]).mean(0)
+    low, high = scipy_stats.ttest_1samp(gap, 0).confidence_interval()
+    assert few[:3] == pytest.approx((gap.mean(), low, high))
+
+
 def test_shares_stay_within_their_bounds_and_certainty_is_never_claimed() -> None:
     from mechprobe.stats import above_controls, wilson_interval
 

@@ -1,6 +1,8 @@
 """Is a head causal? Take it away, and compare with taking away other heads of the same layers."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import comb, prod
 from typing import Literal, get_args
 
 import numpy as np
@@ -45,8 +47,9 @@ def ablate_heads(
         heads: ``(layer, head)`` to take away, all at once, or a selection: then only the questions
             that it held out are asked, and the model's answers are spelled as it chose.
         how: ``"mean"``, ``"zero"`` or ``"resample"``.
-        controls: Random sets of heads, each with as many heads of each layer, none of them chosen;
-            five at least for an interval of ablated less controls, 19 for its ``_rank_p``.
+        controls: Different random sets of heads, each with as many heads of each layer, none of them
+            chosen; all of them where there are fewer. Five at least, or all, for an interval of
+            ablated less controls, 19 for its ``_rank_p``.
         seed: Of controls, donors and intervals.
         batch_size: Prompts per forward pass; bounded by their tokens by default.
         progress: Show a bar.
@@ -109,6 +112,7 @@ def ablate_heads(
         group_codes(task),
         conditions,
         recorded(call, session, task, chosen, best, seed),
+        n_control_sets=n_control_sets(session, chosen),
         seed=seed,
     )
 
@@ -116,27 +120,36 @@ def ablate_heads(
 def control_heads(
     session: Session, chosen: Sequence[Head], controls: int, seed: int
 ) -> dict[str, list[Head]]:
-    """Draw sets of heads with as many of each layer as ``chosen``, and none of it."""
+    """Draw different sets of heads with as many of each layer as ``chosen``, and none of it.
+
+    Where there are fewer such sets than ``controls``, all of them are taken.
+    """
     if controls < 0:
         msg = f"controls={controls}; give 0 or more."
         raise ValueError(msg)
-    rng = np.random.default_rng(seed)
     n_heads = int(session.cfg.n_heads)
     per_layer = {layer: [h for x, h in chosen if x == layer] for layer, _ in chosen}
-    out: dict[str, list[Head]] = {}
-    for i in range(1, controls + 1):
-        drawn: list[Head] = []
-        for layer, own in per_layer.items():
-            others = [h for h in range(n_heads) if h not in own]
-            if len(others) < len(own):
-                msg = (
-                    f"{len(own)} of the {n_heads} heads of layer {layer} are chosen; too few are "
-                    "left for a control of the same size. Choose fewer, or controls=0."
-                )
-                raise ValueError(msg)
-            drawn += [(layer, int(h)) for h in rng.choice(others, len(own), replace=False)]
-        out[f"control {i}"] = sorted(drawn)
-    return out
+    others = {x: [h for h in range(n_heads) if h not in own] for x, own in per_layer.items()}
+    for layer, own in per_layer.items() if controls else ():
+        if len(others[layer]) < len(own):
+            msg = (
+                f"{len(own)} of the {n_heads} heads of layer {layer} are chosen; too few are "
+                "left for a control of the same size. Choose fewer, or controls=0."
+            )
+            raise ValueError(msg)
+    rng = np.random.default_rng(seed)
+    drawn: dict[tuple[Head, ...], None] = {}
+    while len(drawn) < min(controls, n_control_sets(session, chosen)):
+        some = {x: rng.choice(others[x], len(own), replace=False) for x, own in per_layer.items()}
+        drawn[tuple(sorted((x, int(h)) for x, heads in some.items() for h in heads))] = None
+    return {f"control {i}": list(heads) for i, heads in enumerate(drawn, 1)}
+
+
+def n_control_sets(session: Session, chosen: Sequence[Head]) -> int:
+    """Return how many sets of heads could be a control of ``chosen``."""
+    n_heads = int(session.cfg.n_heads)
+    sizes = Counter(layer for layer, _ in chosen).values()
+    return prod(comb(n_heads - size, size) for size in sizes)
 
 
 def require_effect(session: Session, hook: str, answers: Mapping[str, Answers]) -> None:

@@ -45,7 +45,8 @@ class HeadAblation(Result):
     less the mean of the controls (negative where these heads matter more), with ``_low``, ``_high``,
     ``_p`` (of no difference; the two measures are not corrected for being two), ``_sd`` (of the
     controls, from one to the next) and ``_rank_p`` (of being one more random control). NaN with too
-    few controls; see ``mechprobe.stats.above_controls``.
+    few controls; see ``mechprobe.stats.above_controls``. ``n_control_sets``: how many controls there
+    are to be drawn.
     """
 
     kind: ClassVar[str] = "head_ablation"
@@ -82,6 +83,7 @@ def ablation_of(
     heads: Mapping[str, Sequence[tuple[int, int]]],
     provenance: Provenance,
     *,
+    n_control_sets: float | int = np.inf,
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> HeadAblation:
@@ -94,6 +96,7 @@ def ablation_of(
         heads: Heads taken out in every condition, in the order of the rows; ``"intact"`` first,
             with none, then ``"ablated"``, then the controls.
         provenance: What made them; its arguments say ``how``.
+        n_control_sets: How many sets of heads the controls were drawn from.
         n_bootstrap: Resamples behind the intervals.
         seed: Of the resampling.
 
@@ -124,9 +127,11 @@ def ablation_of(
         coords={"condition": np.array(list(heads), dtype=object)},
     )
     data["heads"] = ("condition", _texts(heads))
+    data["n_control_sets"] = float(n_control_sets)
+    sets = {"population": float(n_control_sets)}
     beyond = {
-        "accuracy": above_controls(right[1], right[2:], group, bounds=(-1.0, 1.0)),
-        "logit_difference": above_controls(gap[1], gap[2:], group),
+        "accuracy": above_controls(right[1], right[2:], group, **sets, bounds=(-1.0, 1.0)),
+        "logit_difference": above_controls(gap[1], gap[2:], group, **sets),
     }
     for name, found in beyond.items():
         data = data.assign(_named(f"{name}_above_controls", (), found))
@@ -164,7 +169,7 @@ class HeadSteering(Result):
     ``followed_above_controls`` (strength) is the share of the chosen heads less the mean of the
     controls, on the same questions, with ``_low``, ``_high`` (each strength by itself), ``_p`` (of
     no difference), ``_p_adjusted`` (Holm, over the strengths above 0), ``_sd`` and ``_rank_p`` as in
-    ``HeadAblation``.
+    ``HeadAblation``; so is ``n_control_sets``.
     """
 
     kind: ClassVar[str] = "head_steering"
@@ -204,6 +209,7 @@ def steering_of(
     heads: Mapping[str, Sequence[tuple[int, int]]],
     provenance: Provenance,
     *,
+    n_control_sets: float | int = np.inf,
     chance: float,
     n_bootstrap: int = 1000,
     seed: int = 0,
@@ -216,6 +222,7 @@ def steering_of(
         strength: What was added to the attention scores, ascending.
         heads: Heads pushed in every condition, in the order of the rows; the chosen ones first.
         provenance: What made them.
+        n_control_sets: How many sets of heads the controls were drawn from.
         chance: How often guessing takes the steered option.
         n_bootstrap: Resamples behind the intervals.
         seed: Of the resampling.
@@ -238,7 +245,9 @@ def steering_of(
         coords={"condition": np.array(list(heads), dtype=object), "strength": strength.astype(np.float64)},
     )
     data["heads"] = ("condition", _texts(heads))
-    beyond = [above_controls(x[0], x[1:], group, bounds=(-1.0, 1.0)) for x in followed.swapaxes(0, 1)]
+    data["n_control_sets"] = float(n_control_sets)
+    sets: dict[str, Any] = {"population": float(n_control_sets), "bounds": (-1.0, 1.0)}
+    beyond = [above_controls(x[0], x[1:], group, **sets) for x in followed.swapaxes(0, 1)]
     # At strength 0 all conditions are one: that they agree is no finding.
     if len(followed) > 1:
         beyond = [x if b else _SAME for x, b in zip(beyond, strength.tolist(), strict=True)]

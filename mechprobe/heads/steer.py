@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mechprobe.heads.ablate import control_heads, require_effect
+from mechprobe.heads.ablate import control_heads, n_control_sets, require_effect
 from mechprobe.heads.answers import AnswerReader, Answers, Edits, choices, group_codes
 from mechprobe.heads.asked import Head, asked, recorded, require_heads, spelling_of
 from mechprobe.heads.capture import key_places
@@ -49,8 +49,7 @@ def steer_heads(
             it held out are asked, and the model's answers are spelled as it chose.
         strengths: :math:`\beta`, each; 0 is the model as it is.
         key: Tokens of the option to attend to, as in ``qk_scores``.
-        controls: Random sets of heads of the same layers; five at least for an interval of the
-            heads less the controls.
+        controls: Different random sets of heads of the same layers, as in ``ablate_heads``.
         seed: Of options, controls and intervals.
         batch_size: Prompts per forward pass; bounded by their tokens by default.
         progress: Show a bar.
@@ -102,15 +101,15 @@ def steer_heads(
     moved = {f"{n} {b}": a for (n, b), a in answers.items() if b > 0}
     require_effect(session, PATTERN, {"intact": plain, **moved})
     best = spelling_of(heads, plain)
-    followed = [
-        [choices(answers[name, float(b)][..., best]) == target for b in strengths] for name in conditions
-    ]
+    said = {key: choices(a[..., best]) for key, a in answers.items()}
+    followed = [[said[name, float(b)] == target for b in strengths] for name in conditions]
     return steering_of(
         np.array(followed),
         group_codes(task),
         np.array(strengths, np.float64),
         conditions,
         recorded(call, session, task, chosen, best, seed),
+        n_control_sets=n_control_sets(session, chosen),
         chance=float(np.mean([1 / len(e.candidates) for e in task])),
         seed=seed,
     )

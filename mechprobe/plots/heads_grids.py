@@ -52,12 +52,11 @@ def transfer_figure(data: xr.Dataset) -> go.Figure:
     below.y = [len(rows) + 0.5, len(rows) + 1.5]
     heat.coloraxis = below.coloraxis = "coloraxis"
     figure = go.Figure([heat, below])
-    height = 48 * (len(rows) + 2) + 216
     subtitle = (
         "row: where the heads were chosen; column: where they were tested, held out<br>* above chance, "
         f"p at most {_LEVEL} corrected for all {p.size} cells"
     )
-    styled(figure, "Do heads transfer?", subtitle, height=height)
+    styled(figure, "Do heads transfer?", subtitle, height=48 * (len(rows) + 2) + 216)
     width = max(640, 160 * len(columns) + 330)
     figure.update_layout(width=width, margin={"l": 24, "r": 120, "t": 100, "b": 24}, coloraxis=_COLORS)
     _integer_axes(figure)

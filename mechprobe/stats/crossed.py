@@ -17,7 +17,7 @@ class Contrast(NamedTuple):
 
     Attributes:
         value: The difference; NaN without controls.
-        low: Lower bound; NaN with fewer than five controls or two groups.
+        low: Lower bound; NaN with fewer than two groups, or than five controls of more.
         high: Upper bound.
         p_value: Of no difference, two-sided; NaN where there are no bounds.
         control_sd: Standard deviation of the controls' means, over controls; NaN below two.
@@ -40,18 +40,19 @@ def above_controls(
     controls: Num[np.ndarray, "control example"] | np.ndarray,
     group: Int[np.ndarray, " example"],
     *,
+    population: float | int = np.inf,
     bounds: tuple[float, float] = (-np.inf, np.inf),
     level: float = 0.95,
 ) -> Contrast:
     r"""Return how far a treatment lies above random controls on the same questions.
 
     .. math:: \hat\delta = \frac{1}{nK} \sum_{q, c} D_{qc}, \quad D_{qc} = Y_q - Y_{cq}, \quad
-              \hat V = V_Q + \max(0, V_C - V_{QC})
+              \hat V = V_Q + \left(1 - \frac KN\right) \max(0, V_C - V_{QC})
 
-    Questions and controls are both drawn, and each control answers every question, so that the
-    differences are a crossed design. :math:`V_Q` is the variance of the mean over groups of
-    questions (CR2), :math:`V_C` that over controls, and :math:`V_{QC}`, of the residuals of both,
-    is in either and counted once. The bounds are :math:`\hat\delta \pm t_\nu \sqrt{\hat V}` with
+    Questions and controls (K different ones of N) are both drawn, and each control answers every
+    question, so that the differences are a crossed design. :math:`V_Q` is the variance of the mean
+    over groups of questions (CR2), :math:`V_C` that over controls, and :math:`V_{QC}`, of the
+    residuals of both, is in either and counted once. The bounds are :math:`\hat\delta \pm t_\nu \sqrt{\hat V}` with
     Satterthwaite's :math:`\nu`: five controls know their own spread with four degrees of freedom.
 
     ``rank_p`` asks another thing: whether the treatment is further from the rest than each
@@ -62,6 +63,7 @@ def above_controls(
         treated: One number per question.
         controls: The same under each control.
         group: Which group a question belongs to.
+        population: N, how many controls there are, these ones included.
         bounds: Least and largest difference there is; (-1, 1) of shares.
         level: Coverage, in (0, 1).
 
@@ -78,7 +80,8 @@ def above_controls(
 
     References:
         Cameron, Gelbach & Miller, Robust Inference with Multiway Clustering (2011), eq. 2.11;
-        Bell & McCaffrey, Bias Reduction in Standard Errors (2002); Satterthwaite (1946).
+        Bell & McCaffrey, Bias Reduction in Standard Errors (2002); Satterthwaite (1946); Cochran,
+        Sampling Techniques (3rd ed., 1977), section 2.6 (1 - K / N).
     """
     y = np.asarray(treated, np.float64)
     gap = y - np.asarray(controls, np.float64)
@@ -91,11 +94,11 @@ def above_controls(
     codes = np.unique(group, return_inverse=True)[1]
     spread = float(means.std(ddof=1)) if n_controls > 1 else float("nan")
     n_groups = int(codes.max()) + 1
-    if n_controls < FEWEST_CONTROLS or n_groups < 2:
+    if n_controls < min(FEWEST_CONTROLS, population) or n_groups < 2:
         return _NONE._replace(value=value, control_sd=spread, rank_p=rank_p)
     half, p = float("nan"), float("nan")
     if np.ptp(gap) > 1e-12 * np.abs(gap).max():
-        variance, freedom = _variance(gap, codes)
+        variance, freedom = _variance(gap, codes, 1 - n_controls / population)
         half = float(stdtrit(freedom, (1 + level) / 2)) * variance**0.5
         p = float(2 * stdtr(freedom, -abs(value) / variance**0.5))
     elif np.isfinite(bounds).all():
@@ -104,9 +107,12 @@ def above_controls(
 
 
 def _variance(
-    gap: Float[np.ndarray, "control example"], codes: Int[np.ndarray, " example"]
+    gap: Float[np.ndarray, "control example"], codes: Int[np.ndarray, " example"], unseen: float
 ) -> tuple[float, float]:
-    """Return the variance of the mean over a crossed design, and its degrees of freedom."""
+    """Return the variance of the mean over a crossed design, and its degrees of freedom.
+
+    ``unseen`` is the share of the controls there are that were not drawn.
+    """
     n_controls, n = gap.shape
     sizes = np.bincount(codes).astype(np.float64)
     share = sizes / n
@@ -118,13 +124,14 @@ def _variance(
     between = -np.sqrt(np.outer(share / (1 - share), share / (1 - share)) * np.outer(share, share)) / n
     np.fill_diagonal(between, share / n)
     df = float(np.trace(between) ** 2 / (between**2).sum())
-    of_controls = float((by_control**2).sum()) / (n_controls * (n_controls - 1))
+    pairs = max(1, n_controls * (n_controls - 1))
+    of_controls = float((by_control**2).sum()) / pairs
     rest = sums - sums.mean(0) - np.outer(by_control, sizes * scale)
-    of_both = float((rest**2).sum()) / (n_controls * (n_controls - 1))
-    if of_controls <= of_both:
+    of_both = float((rest**2).sum()) / pairs
+    if unseen <= 0 or of_controls <= of_both:
         return of_questions, df
-    total = of_questions + of_controls - of_both
-    spread = of_questions**2 / df + (of_controls**2 + of_both**2 / df) / (n_controls - 1)
+    total = of_questions + unseen * (of_controls - of_both)
+    spread = of_questions**2 / df + unseen**2 * (of_controls**2 + of_both**2 / df) / (n_controls - 1)
     return total, total**2 / spread
 
 
