@@ -83,7 +83,8 @@ def test_controls_of_a_few_that_there_are(n_drawn: int) -> None:
 
     rng = np.random.default_rng(5)
     effect = rng.normal(size=12)
-    found, covered = [], []
+    found: list[Any] = []
+    covered: list[bool] = []
     for _ in range(500):
         y, controls, group = draw(rng, [1] * 50, 12, 0.0)
         drawn = rng.permutation(12)[:n_drawn]

@@ -52,8 +52,9 @@ def above_controls(
     Questions and controls (K different ones of N) are both drawn, and each control answers every
     question, so that the differences are a crossed design. :math:`V_Q` is the variance of the mean
     over groups of questions (CR2), :math:`V_C` that over controls, and :math:`V_{QC}`, of the
-    residuals of both, is in either and counted once. The bounds are :math:`\hat\delta \pm t_\nu \sqrt{\hat V}` with
-    Satterthwaite's :math:`\nu`: five controls know their own spread with four degrees of freedom.
+    residuals of both, is in either and counted once. The bounds are
+    :math:`\hat\delta \pm t_\nu \sqrt{\hat V}` with Satterthwaite's :math:`\nu`: five controls know
+    their own spread with four degrees of freedom.
 
     ``rank_p`` asks another thing: whether the treatment is further from the rest than each
     control is from its own, which a treatment that is one more random control would be with
