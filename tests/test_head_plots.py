@@ -149,7 +149,13 @@ def test_a_transfer_matrix_has_baselines_below(results: dict[str, Any]) -> None:
     assert f"rank correlation of all heads {value:.2f}" in matrix.hovertext[0][1]
     assert "<b>other</b>" in matrix.hovertext[0][1]
     assert list(below.y) == [2.5, 3.5]
-    assert matrix.text[0][1] == f"{float(found.data['accuracy'][0, 1]):.2f}"
+    low, high = (float(found.data[f"rank_correlation_{end}"][0, 1]) for end in ("low", "high"))
+    assert f"heads {value:.2f} [{low:.2f}, {high:.2f}]" in matrix.hovertext[0][1]
+    assert f"corrected {float(found.data['p_adjusted'][0, 1]):.2g}" in matrix.hovertext[0][1]
+    for text, p, share in zip(matrix.text, found.data["p_adjusted"], found.data["accuracy"], strict=True):
+        shown = [f"{a:.2f}" + ("*" if q <= 0.05 else "") for a, q in zip(share.values, p.values, strict=True)]
+        assert list(text) == shown
+    assert "*" in matrix.text[0][0]
 
 
 def test_difficulty_grids_share_one_scale(results: dict[str, Any]) -> None:
@@ -190,6 +196,31 @@ def test_ablation_bars_carry_their_intervals(results: dict[str, Any]) -> None:
     assert colors[2] == colors[3]
     assert "change, paired -" in figure.data[1].hovertext[0]
     assert "change" not in figure.data[0].hovertext[0]
+    found = float(data["accuracy_above_controls"])
+    titles = [a.text for a in figure.layout.annotations]
+    assert titles[0] == f"accuracy<br>ablated minus controls: {found:+.3f}, too few controls for an interval"
+
+
+def test_heads_less_controls_stand_in_both_figures() -> None:
+    from mechprobe.heads.interventions import ablation_of, steering_of
+    from tests.test_head_results import record
+
+    rng = np.random.default_rng(0)
+    heads = {"ablated": [(2, 1)], **{f"control {i}": [(2, 0)] for i in range(5)}}
+    right, gap = rng.random((7, 60)) < 0.6, rng.normal(size=(7, 60))
+    taken = ablation_of(right, gap, np.arange(60), {"intact": [], **heads}, record(how="zero"))
+    pushed = steering_of(rng.random((6, 2, 60)) < 0.5, np.arange(60), np.array([0.0, 4.0]), heads, record(),
+                         chance=0.5)  # fmt: skip
+    bars: Any = taken.plot().layout
+    curve: Any = pushed.plot().layout
+    for result, name, drawn in (
+        (taken, "accuracy", bars.annotations[0].text),
+        (taken, "logit_difference", bars.annotations[1].text),
+        (pushed, "followed", curve.title.subtitle.text),
+    ):
+        last = result.data if name != "followed" else result.data.isel(strength=-1)
+        value, low, high = (float(last[f"{name}_above_controls{e}"]) for e in ("", "_low", "_high"))
+        assert f"{value:+.3f} [{low:+.3f}, {high:+.3f}], p = " in drawn
 
 
 def test_steering_draws_heads_over_controls_and_chance(results: dict[str, Any]) -> None:

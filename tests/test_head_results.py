@@ -60,26 +60,27 @@ def scores_data(
     )
 
 
-def record(**arguments: Any) -> Any:
-    """Return a provenance record of scores."""
+def record(data: Any = "ids", **arguments: Any) -> Any:
+    """Return a provenance record of scores of some questions."""
     from mechprobe.provenance import Call
 
     told = {"task": "nonce logic", "score": "qk", "query": "answer", "key": "statement"}
-    return Call("qk_scores", told | arguments).record({"name": "toy"}, "ids")
+    return Call("qk_scores", told | arguments).record({"name": "toy"}, data)
 
 
 def scores_of(data: xr.Dataset, **arguments: Any) -> Any:
     """Return ``HeadScores`` of the data."""
     from mechprobe.heads.head_scores import HeadScores
 
-    return HeadScores(data, record(**arguments))
+    return HeadScores(data, record(data["answer"].values.tolist(), **arguments))
 
 
 def all_results() -> dict[str, Any]:
     """Return one result of every kind."""
     from mechprobe.heads.across_tasks import transfer
     from mechprobe.heads.by_difficulty import difficulty_of
-    from mechprobe.heads.results import HeadTraits, ablation_of, steering_of
+    from mechprobe.heads.interventions import ablation_of, steering_of
+    from mechprobe.heads.results import HeadTraits
 
     scores = scores_of(scores_data())
     other = scores_of(scores_data(seed=1, n=120), task="other")

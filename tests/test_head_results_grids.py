@@ -46,14 +46,36 @@ def test_rank_correlations_are_spearmans_between_disjoint_halves() -> None:
     expected = spearmanr(
         maps[0]["accuracy_calibration"].values.ravel(), maps[1]["accuracy_test"].values.ravel()
     ).statistic
-    cell = found.data["rank_correlation"].sel(selected_on="a", tested_on="b")
-    assert float(cell) == pytest.approx(expected)
+    cell = found.data.sel(selected_on="a", tested_on="b")
+    assert float(cell["rank_correlation"]) == pytest.approx(expected)
+    assert cell["rank_correlation_low"] < expected < cell["rank_correlation_high"]
 
 
-def test_rank_correlation_of_heads_that_are_all_alike_is_unknown() -> None:
-    from mechprobe.heads.across_tasks import rank_correlation
+def test_a_head_that_transfers_beats_permuted_labels_and_another_does_not() -> None:
+    from mechprobe.heads.across_tasks import transfer
+    from mechprobe.stats import holm
 
-    assert np.isnan(rank_correlation(np.ones(4), np.arange(4.0)))
+    same = [scores_of(scores_data(160, seed=s), task=str(s)) for s in (0, 1)]
+    other = scores_of(scores_data(160, planted=(1, 0), seed=2), task="other")
+    found = transfer({"a": same[0], "b": same[1], "c": other}, n_permutations=199, n_bootstrap=20).data
+    p = found["p_value"]
+    for on, at in (("a", "a"), ("a", "b"), ("b", "a"), ("c", "c")):
+        assert float(p.sel(selected_on=on, tested_on=at)) == 1 / 200
+    for on, at in (("a", "c"), ("b", "c"), ("c", "a"), ("c", "b")):
+        assert p.sel(selected_on=on, tested_on=at) > 0.05
+    expected = holm(p.values.ravel()).reshape(3, 3)
+    np.testing.assert_array_equal(found["p_adjusted"].values, expected)
+    assert found["p_adjusted"].sel(selected_on="a", tested_on="b") == 9 / 200
+
+
+def test_the_same_questions_split_in_two_places_are_refused() -> None:
+    from mechprobe.heads.across_tasks import transfer
+
+    data = scores_data(160)
+    raw, rotated = scores_of(data), scores_of(data, score="rotated")
+    with pytest.raises(ValueError, match="'raw' and 'rotated' ask the same questions, and some that choose"):
+        transfer({"raw": raw, "rotated": rotated}, calibration={"raw": 100, "rotated": 40})
+    transfer({"raw": raw, "rotated": rotated}, n_permutations=1, n_bootstrap=1)
 
 
 def test_bad_requests_of_a_transfer() -> None:
@@ -103,6 +125,19 @@ def test_difficulty_gives_shortcuts_cell_by_cell_where_they_are_known() -> None:
     assert "(whole task)" not in str(found.plot().to_dict())
 
 
+def test_the_shortcut_by_cell_is_chosen_where_the_head_is() -> None:
+    from mechprobe.heads.by_difficulty import difficulty_of
+
+    data = scores_data()
+    test = scores_of(data).select(n_permutations=1, n_bootstrap=5).data["held_out"].values
+    # Best on the held-out examples, and useless on those that choose.
+    lucky = np.isin(np.arange(240), test)
+    data["shortcut_right"] = (("example", "shortcut"), np.stack([~lucky, lucky], axis=1).astype(float))
+    found = difficulty_of(scores_of(data), n_bootstrap=5).data
+    assert found["shortcut_name"].item() == "length"
+    assert (found["shortcut_accuracy"] == 0).all()
+
+
 def test_an_empty_cell_is_unknown() -> None:
     from mechprobe.heads.by_difficulty import difficulty_of
 
@@ -140,13 +175,56 @@ def test_an_ablation_compares_in_pairs(results: dict[str, Any]) -> None:
         assert (data[name] <= data[f"{name}_high"]).all()
 
 
+def test_ablated_less_controls_is_paired_on_the_same_questions() -> None:
+    from mechprobe.heads.interventions import ablation_of
+    from mechprobe.stats import above_controls
+
+    rng = np.random.default_rng(0)
+    right, gap, group = rng.random((8, 90)) < 0.5, rng.normal(size=(8, 90)), np.arange(90) // 3
+    heads = {"intact": [], "ablated": [(2, 1)], **{f"control {i}": [(2, 0)] for i in range(6)}}
+    found = ablation_of(right, gap, group, heads, record(), n_bootstrap=50)
+    for name, x in (("accuracy", right.astype(float)), ("logit_difference", gap)):
+        value = found.data[f"{name}_above_controls"].item()
+        assert value == pytest.approx(x[1].mean() - x[2:].mean())
+        spread = found.data[f"{name}_above_controls_sd"].item()
+        assert spread == pytest.approx(x[2:].mean(1).std(ddof=1))
+    expected = above_controls(gap[1], gap[2:], group)
+    ends = [found.data[f"logit_difference_above_controls{e}"].item() for e in ("_low", "_high", "_p")]
+    assert ends == [expected.low, expected.high, expected.p_value]
+    row = found.summary().loc["ablated minus controls"]
+    assert row["accuracy_change"] == found.data["accuracy_above_controls"].item()
+    assert row["logit_difference_p"] == expected.p_value
+
+
+def test_pushed_heads_less_controls_at_every_strength() -> None:
+    from mechprobe.heads.interventions import steering_of
+    from mechprobe.stats import holm
+
+    rng = np.random.default_rng(0)
+    same = rng.random((1, 1, 80)) < 0.3
+    pushed = rng.random((6, 2, 80)) < np.array([0.6, *[0.3] * 5])[:, None, None]
+    followed = np.concatenate([np.repeat(same, 6, axis=0), pushed], axis=1)
+    heads = {"heads": [(2, 1)], **{f"control {i}": [(2, 0)] for i in range(5)}}
+    strength = np.array([0.0, 2.0, 4.0])
+    found = steering_of(followed, np.arange(80), strength, heads, record(), chance=0.3, n_bootstrap=50)
+    name = "followed_above_controls"
+    gaps = followed[0].mean(1) - followed[1:].mean((0, 2))
+    np.testing.assert_allclose(found.data[name], gaps, atol=1e-12)
+    assert found.data[f"{name}_high"][0] == 0
+    assert (found.data[f"{name}_low"][1:] > 0.05).all()
+    p = found.data[f"{name}_p"].values
+    assert np.isnan(p).tolist() == [True, False, False]
+    assert found.data[f"{name}_p_adjusted"].values[1:].tolist() == holm(p[1:]).tolist()
+    assert found.summary().T["heads minus controls"].tolist() == pytest.approx(gaps.tolist())
+
+
 def test_bad_requests_of_interventions() -> None:
-    from mechprobe.heads.results import ablation_of, steering_of
+    from mechprobe.heads.interventions import ablation_of, steering_of
 
     right, gap, group = np.ones((2, 4), bool), np.ones((2, 4)), np.arange(4)
     with pytest.raises(ValueError, match=r"1 conditions \(intact\) for 2 rows of answers"):
         ablation_of(right, gap, group, {"intact": []}, record())
-    with pytest.raises(ValueError, match="the first condition must be 'intact'"):
+    with pytest.raises(ValueError, match=r"first conditions must be \['intact', 'ablated'\]"):
         ablation_of(right, gap, group, {"ablated": [(0, 0)], "intact": []}, record())
     with pytest.raises(ValueError, match=r"strengths must ascend; got \[1.0, 0.0\]"):
         steering_of(

@@ -70,9 +70,14 @@ def assert_margins(found: Any, intact: Margins, ablated: Margins) -> None:
 
 
 def spelled(model: Any, task: Any) -> str:
-    """Return the spelling that ``ablate_heads`` reads: the one the intact model is better in."""
-    hits = [(by_hand(model, task, s, lambda _: []) > 0).mean() for s in (" ", "")]
-    return " " if hits[0] >= hits[1] else ""
+    """Return the spelling that ``ablate_heads`` reads: the one the intact model is likelier to use."""
+    mass = {" ": 0.0, "": 0.0}
+    for e in task:
+        said = model(model.to_tokens(e.prompt))[0, -1].detach().double().softmax(-1)
+        for lead in mass:
+            ids = [model.to_tokens(e.prompt + lead + c)[0, -1].item() for c in e.candidates]
+            mass[lead] += float(said[ids].sum())
+    return " " if mass[" "] >= mass[""] else ""
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "falcon", "bloom", "opt", "gptj"])
@@ -148,12 +153,17 @@ def test_controls_match_layers_and_share_no_head(task_model: Any) -> None:
     chosen = {(0, 3), (0, 1), (2, 1)}
     found = ablate(task_model, logic(2), sorted(chosen), controls=4, how="zero", seed=3)
     assert found.heads.values[:2].tolist() == ["", "L0H1 L0H3 L2H1"]
+    # One pair of other heads in layer 0, times three in layer 2: all of them, each once.
+    assert float(found.n_control_sets) == 3
+    assert len(set(found.heads.values[2:].tolist())) == len(found.heads.values[2:]) == 3
     for text in found.heads.values[2:]:
         drawn = {(int(name[1]), int(name[3])) for name in text.split()}
         assert sorted(layer for layer, _ in drawn) == [0, 0, 2]
         assert not drawn & chosen
-    other = ablate(task_model, logic(2), sorted(chosen), controls=4, how="zero", seed=4)
-    assert found.heads.values.tolist() != other.heads.values.tolist()
+    some = [ablate(task_model, logic(2), [(0, 3), (2, 1)], controls=5, how="zero", seed=s) for s in (3, 4)]
+    assert float(some[0].n_control_sets) == 9
+    assert len(set(some[0].heads.values[2:].tolist())) == 5
+    assert some[0].heads.values.tolist() != some[1].heads.values.tolist()
 
 
 @pytest.mark.parametrize("how", ["zero", "mean", "resample"])
@@ -207,7 +217,7 @@ def test_steering_adds_to_attention_scores(
 
 def test_strength_zero_is_the_model_as_it_is(task_model: Any) -> None:
     from mechprobe.heads import qk_scores, steer_heads
-    from mechprobe.heads.answers import better_spelling, choices
+    from mechprobe.heads.answers import choices, likelier_spelling
     from mechprobe.heads.steer import _targets
 
     task = choice()
@@ -220,21 +230,21 @@ def test_strength_zero_is_the_model_as_it_is(task_model: Any) -> None:
     assert all(t != a for t, a in zip(target, right, strict=True))
     found = steer_heads(task_model, task, [(1, 0)], strengths=[0.0, 4.0], controls=2, seed=7,
                         progress=False).data  # fmt: skip
-    said = choices(both[..., better_spelling(both, right)])
+    said = choices(both[..., likelier_spelling(both)])
     follows = float((said == target).mean())
     assert found.followed.sel(strength=0.0).values.tolist() == [follows] * 3
     assert float(found.chance) == pytest.approx((1 / 2 + 1 / 3 + 1 / 4 + 1 / 2 + 1 / 3) / 5)
 
 
-def test_an_answer_of_several_tokens_is_not_the_better_spelling() -> None:
-    """Bare, "false" is no token here: whoever must say "true" is not better for it."""
-    from mechprobe.heads.answers import better_spelling, margins
+def test_the_spelling_is_the_likelier_one_whatever_is_right() -> None:
+    """Bare, "false" is no token here: a spelling that cannot answer is not read, however likely."""
+    from mechprobe.heads.answers import likelier_spelling, margins
 
-    right = np.array([0, 0, 0])
-    spaced, bare = np.array([[-2.0, -1.0]] * 3), np.array([[-1.0, np.nan]] * 3)
+    spaced, bare = np.array([[-2.0, -1.5]] * 3), np.array([[-0.1, np.nan]] * 3)
     answers = np.stack([spaced, bare], axis=-1)
-    assert better_spelling(answers, right) == 0
-    assert margins(answers[..., 0], right).tolist() == [-1.0] * 3
-    assert better_spelling(np.stack([spaced, spaced[:, ::-1]], axis=-1), right) == 1
+    assert likelier_spelling(answers) == 0
+    assert margins(answers[..., 0], np.array([0, 0, 0])).tolist() == [-0.5] * 3
+    assert likelier_spelling(np.stack([spaced, spaced[:, ::-1]], axis=-1)) == 0
+    assert likelier_spelling(np.stack([spaced, spaced + 0.5], axis=-1)) == 1
     missing = np.array([[-1.0, -2.0, np.nan]] * 3)  # an example with fewer candidates
-    assert better_spelling(np.stack([missing[:, [1, 0, 2]], missing], axis=-1), right) == 1
+    assert likelier_spelling(np.stack([missing, missing + 0.1], axis=-1)) == 1

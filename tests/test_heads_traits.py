@@ -168,14 +168,13 @@ def bias_of(module: Any) -> torch.Tensor:
 
 def pair_of(model: Any, task: Any, example: Any, ids: torch.Tensor) -> Any:
     """Return the right answer's token and the strongest other's, in the spelling that is read."""
-    from mechprobe.heads.answers import AnswerReader, better_spelling
+    from mechprobe.heads.answers import AnswerReader, likelier_spelling
     from mechprobe.models import looking_at
 
     found = places_of(model, task, "candidate", None)
     with looking_at(model) as session:
         own = AnswerReader(session, found).read()
-    right = np.array([e.answer for e in task])
-    lead = " " if better_spelling(own, right) == 0 else ""
+    lead = " " if likelier_spelling(own) == 0 else ""
     tokens = [model.to_tokens(example.prompt + lead + c)[0, -1].item() for c in example.candidates]
     logits = model(ids)[0, -1].detach().double()
     others = [t for c, t in enumerate(tokens) if c != example.answer]

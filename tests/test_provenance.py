@@ -22,7 +22,7 @@ _SHARED = {
     "detours": "detours", "seating_puzzles": "puzzles",
 }  # fmt: skip
 # What records say besides arguments.
-_MORE = {"task_notes", "scores", "models", "task", "score", "query", "key", "n_walks", "warmup"}
+_MORE = {"task_notes", "scores", "models", "task", "score", "query", "key", "n_walks", "warmup", "spelling"}
 
 
 def makers() -> Iterator[tuple[str, Callable[..., Any]]]:

@@ -101,7 +101,8 @@ def heads(
         method: How heads are chosen and combined.
         flip: Heads that are wrong more often than right may be inverted.
         centre: Take away each head's calibration median.
-        ablate: Take the chosen heads away, with this many random controls.
+        ablate: Take the chosen heads away on the held-out questions, with this many random controls
+            (five at least for an interval of the difference to them).
         traits: Say what kind of heads were chosen.
         seed: Of the task, the split and all resampling.
         output: Where it goes: --json prints the selection, --out saves the scores (selections can
@@ -146,12 +147,11 @@ def _asked(
     more: list[Result] = []
     if ablate:
         more.append(
-            mechprobe.ablate_heads(
-                model, questions, found.heads, controls=ablate, seed=seed, progress=progress
-            )
+            mechprobe.ablate_heads(model, questions, found, controls=ablate, seed=seed, progress=progress)
         )
     if traits:
-        some = questions.sample(min(len(questions), 32), seed=seed)
+        rest = found.held_out(questions)
+        some = rest.sample(min(len(rest), 32), seed=seed)
         more.append(mechprobe.describe_heads(model, task=some, seed=seed, progress=progress))
     return more
 

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from mechprobe.heads.by_difficulty import difficulty_of as difficulty_of
     from mechprobe.heads.grid import difficulty as difficulty
     from mechprobe.heads.head_scores import HeadScores as HeadScores
+    from mechprobe.heads.interventions import HeadAblation as HeadAblation
+    from mechprobe.heads.interventions import HeadSteering as HeadSteering
     from mechprobe.heads.options import option_robustness as option_robustness
-    from mechprobe.heads.results import HeadAblation as HeadAblation
-    from mechprobe.heads.results import HeadSteering as HeadSteering
     from mechprobe.heads.results import HeadTraits as HeadTraits
     from mechprobe.heads.results import OptionRobustness as OptionRobustness
     from mechprobe.heads.scores import qk_scores as qk_scores
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Difficulty": "mechprobe.heads.by_difficulty",
-    "HeadAblation": "mechprobe.heads.results",
+    "HeadAblation": "mechprobe.heads.interventions",
     "HeadScores": "mechprobe.heads.head_scores",
     "HeadSelection": "mechprobe.heads.selection",
-    "HeadSteering": "mechprobe.heads.results",
+    "HeadSteering": "mechprobe.heads.interventions",
     "HeadTraits": "mechprobe.heads.results",
     "OptionRobustness": "mechprobe.heads.results",
     "Transfer": "mechprobe.heads.across_tasks",

@@ -1,48 +1,32 @@
 """Is a head causal? Take it away, and compare with taking away other heads of the same layers."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import comb, prod
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mechprobe.heads.answers import (
-    AnswerReader,
-    Answers,
-    Edits,
-    better_spelling,
-    choices,
-    group_codes,
-    margins,
-)
+from mechprobe.heads.answers import AnswerReader, Answers, Edits, choices, group_codes, margins
+from mechprobe.heads.asked import Head, asked, recorded, require_heads, spelling_of
+from mechprobe.heads.interventions import HeadAblation, ablation_of
 from mechprobe.heads.places import places
-from mechprobe.heads.results import HeadAblation, ablation_of
-from mechprobe.models import (
-    HEAD_OUTPUT,
-    Batch,
-    Model,
-    Session,
-    alone,
-    attention_name,
-    batches,
-    describe,
-    opened,
-    run,
-)
+from mechprobe.heads.selection import HeadSelection
+from mechprobe.models import HEAD_OUTPUT, Batch, Model, Session, alone, attention_name, batches, opened, run
 from mechprobe.models.protocol import Edit, Sink
 from mechprobe.provenance import Call
 from mechprobe.tasks import Task
 
 How = Literal["zero", "mean", "resample"]
-Head = tuple[int, int]
 
 
 @alone
 def ablate_heads(
     model: Model,
     task: Task,
-    heads: Sequence[Head],
+    heads: Sequence[Head] | HeadSelection,
     *,
     how: How = "mean",
     controls: int = 5,
@@ -59,21 +43,26 @@ def ablate_heads(
 
     Args:
         model: A TransformerLens model with a tokenizer.
-        task: The questions.
-        heads: ``(layer, head)`` to take away, all at once; ``selection.heads`` for instance.
+        task: The questions; of a selection, all that were scored.
+        heads: ``(layer, head)`` to take away, all at once, or a selection: then only the questions
+            that it held out are asked, and the model's answers are spelled as it chose.
         how: ``"mean"``, ``"zero"`` or ``"resample"``.
-        controls: Random sets of heads, each with as many heads of each layer, none of them chosen.
+        controls: Different random sets of heads, each with as many heads of each layer, none of them
+            chosen; all of them where there are fewer. Five at least, or all, for an interval of
+            ablated less controls, 19 for its ``_rank_p``.
         seed: Of controls, donors and intervals.
         batch_size: Prompts per forward pass; bounded by their tokens by default.
         progress: Show a bar.
 
     Returns:
         Accuracy and logit difference (right answer less the best other) intact, ablated and for
-        each control, with intervals grouped by context, and paired differences to intact.
+        each control, with intervals grouped by context, paired differences to intact, and ablated
+        less the mean of the controls.
 
     Raises:
         ValueError: No head, a head twice or out of range, ``how`` unknown, fewer than 0 controls,
-            a layer without enough other heads for a control, one example only to resample from.
+            a layer without enough other heads for a control, one example only to resample from, a
+            selection made with other questions.
         NotImplementedError: Changing what heads give changes nothing in this model.
         TypeError: ``model`` is no TransformerLens model.
 
@@ -89,7 +78,8 @@ def ablate_heads(
     """
     call = Call("ablate_heads", locals())
     session = opened(model)
-    chosen = require_heads(session, heads)
+    task, own = asked(task, heads)
+    chosen = require_heads(session, own)
     if how not in get_args(How):
         msg = f"how={how!r} is unknown; choose from {', '.join(get_args(How))}."
         raise ValueError(msg)
@@ -114,71 +104,52 @@ def ablate_heads(
             for name, some in conditions.items()
         }
     require_effect(session, HEAD_OUTPUT, answers)
-    best = better_spelling(answers["intact"], right)
+    best = spelling_of(heads, answers["intact"])
     log_probs = [a[..., best] for a in answers.values()]
-    record = call.record(
-        describe(session),
-        task.record(),
-        seed=seed,
-        task=task.name,
-        task_notes=task.notes,
-        heads=[list(h) for h in chosen],
-    )
     return ablation_of(
         np.stack([choices(a) == right for a in log_probs]),
         np.stack([margins(a, right) for a in log_probs]),
         group_codes(task),
         conditions,
-        record,
+        recorded(call, session, task, chosen, best, seed),
+        n_control_sets=n_control_sets(session, chosen),
         seed=seed,
     )
-
-
-def require_heads(session: Session, heads: Sequence[Head]) -> list[Head]:
-    """Return the heads, in order.
-
-    Raises:
-        ValueError: None, one twice, or one that the model does not have.
-    """
-    n_layers, n_heads = session.n_layers, int(session.cfg.n_heads)
-    chosen = sorted((int(layer), int(head)) for layer, head in heads)
-    if not chosen or len(set(chosen)) < len(chosen):
-        msg = f"heads={heads!r}: give each (layer, head) once, at least one."
-        raise ValueError(msg)
-    outside = [(x, h) for x, h in chosen if not (0 <= x < n_layers and 0 <= h < n_heads)]
-    if outside:
-        msg = (
-            f"head {outside[0]} does not exist: layers are 0..{n_layers - 1}, heads "
-            f"0..{n_heads - 1}, in the order (layer, head)."
-        )
-        raise ValueError(msg)
-    return chosen
 
 
 def control_heads(
     session: Session, chosen: Sequence[Head], controls: int, seed: int
 ) -> dict[str, list[Head]]:
-    """Draw sets of heads with as many of each layer as ``chosen``, and none of it."""
+    """Draw different sets of heads with as many of each layer as ``chosen``, and none of it.
+
+    Where there are fewer such sets than ``controls``, all of them are taken.
+    """
     if controls < 0:
         msg = f"controls={controls}; give 0 or more."
         raise ValueError(msg)
-    rng = np.random.default_rng(seed)
     n_heads = int(session.cfg.n_heads)
     per_layer = {layer: [h for x, h in chosen if x == layer] for layer, _ in chosen}
-    out: dict[str, list[Head]] = {}
-    for i in range(1, controls + 1):
-        drawn: list[Head] = []
-        for layer, own in per_layer.items():
-            others = [h for h in range(n_heads) if h not in own]
-            if len(others) < len(own):
-                msg = (
-                    f"{len(own)} of the {n_heads} heads of layer {layer} are chosen; too few are "
-                    "left for a control of the same size. Choose fewer, or controls=0."
-                )
-                raise ValueError(msg)
-            drawn += [(layer, int(h)) for h in rng.choice(others, len(own), replace=False)]
-        out[f"control {i}"] = sorted(drawn)
-    return out
+    others = {x: [h for h in range(n_heads) if h not in own] for x, own in per_layer.items()}
+    for layer, own in per_layer.items() if controls else ():
+        if len(others[layer]) < len(own):
+            msg = (
+                f"{len(own)} of the {n_heads} heads of layer {layer} are chosen; too few are "
+                "left for a control of the same size. Choose fewer, or controls=0."
+            )
+            raise ValueError(msg)
+    rng = np.random.default_rng(seed)
+    drawn: dict[tuple[Head, ...], None] = {}
+    while len(drawn) < min(controls, n_control_sets(session, chosen)):
+        some = {x: rng.choice(others[x], len(own), replace=False) for x, own in per_layer.items()}
+        drawn[tuple(sorted((x, int(h)) for x, heads in some.items() for h in heads))] = None
+    return {f"control {i}": list(heads) for i, heads in enumerate(drawn, 1)}
+
+
+def n_control_sets(session: Session, chosen: Sequence[Head]) -> int:
+    """Return how many sets of heads could be a control of ``chosen``."""
+    n_heads = int(session.cfg.n_heads)
+    sizes = Counter(layer for layer, _ in chosen).values()
+    return prod(comb(n_heads - size, size) for size in sizes)
 
 
 def require_effect(session: Session, hook: str, answers: Mapping[str, Answers]) -> None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
 
 from mechprobe.heads.head_scores import HeadScores
 from mechprobe.heads.part import Part
@@ -21,7 +20,15 @@ from mechprobe.heads.source import (
 )
 from mechprobe.provenance import Call
 from mechprobe.results.base import Result
-from mechprobe.stats import Calibration, Method, accuracy_interval
+from mechprobe.stats import (
+    Calibration,
+    Method,
+    accuracy_interval,
+    fixed_rule_p,
+    holm,
+    permutation_scheme,
+    rank_correlation,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,13 +40,16 @@ class Transfer(Result):
     """Heads chosen on one task, tested on another.
 
     ``data`` holds ``accuracy``, ``accuracy_low``, ``accuracy_high`` (selected_on, tested_on), on
-    the held-out part of the tested task; ``rank_correlation`` (selected_on, tested_on): Spearman
+    the held-out part of the tested task; ``p_value``: share of permutations of its held-out labels
+    with which the chosen heads agree as often, one-sided, and ``p_adjusted``, corrected for all
+    cells of the matrix (Holm); ``rank_correlation`` with ``_low`` and ``_high``: Spearman
     correlation of the heads' accuracies on the calibration part of the one and the held-out part
     of the other; ``chosen`` (selected_on); ``model`` and ``shortcut`` with their ends, the names
     ``model_spelling`` and ``shortcut_name``, and ``n_test`` (tested_on).
     """
 
     kind: ClassVar[str] = "head_transfer"
+    version: ClassVar[int] = 2
     papers: ClassVar[tuple[str, ...]] = ("tulchinskii2025logical", "tulchinskii2024listening")
 
     def plot(self, kind: str = "accuracy") -> "go.Figure":
@@ -54,7 +64,7 @@ class Transfer(Result):
         return plots.transfer_figure(self.data)
 
     def summary(self) -> "pd.DataFrame":
-        """Return one row per task of selection, one column per task of test, and the baselines."""
+        """Return accuracies by task of selection and of test, their p-values, and the baselines."""
         import pandas as pd
 
         d = self.data
@@ -65,6 +75,8 @@ class Transfer(Result):
             for task, heads in zip(d["selected_on"].values.tolist(), d["chosen"].values.tolist(), strict=True)
         ]
         table = pd.DataFrame(d["accuracy"].values, index=index, columns=columns)
+        for task, p in zip(d["selected_on"].values.tolist(), d["p_adjusted"].values, strict=True):
+            table.loc[f"{task}: p, adjusted for {d['p_adjusted'].size} cells"] = p
         table.loc["model"] = d["model"].values
         table.loc["best shortcut"] = d["shortcut"].values
         table.index.name = "selected on"
@@ -80,6 +92,7 @@ def transfer(
     flip: bool = False,
     centre: bool = False,
     seed: int = 0,
+    n_permutations: int = 1000,
     n_bootstrap: int = 1000,
 ) -> Transfer:
     """Choose heads on every task and test them on every task.
@@ -88,6 +101,10 @@ def transfer(
     diagonal included, are on the rest. Centring and z-scores, which see no label, always come from
     the calibration part of the task that is tested.
 
+    No cell's labels have chosen its heads, so that permuting them (as the task allows) tests the
+    heads against chance; against the model and the shortcut hold the intervals. The correlations
+    come with the jackknife over groups of questions; see ``mechprobe.stats.rank_correlation``.
+
     Args:
         scores: Scores by name of the task, over the same layers and heads.
         calibration: As for ``HeadScores.select``; one for all tasks or one for each.
@@ -95,15 +112,18 @@ def transfer(
         k: Heads of a vote or sum.
         flip: Heads that are wrong more often than right may be inverted.
         centre: Take away each head's calibration median of each candidate.
-        seed: Of the splits and intervals.
+        seed: Of the splits and permutations.
+        n_permutations: Permutations behind each p-value, at least 1.
         n_bootstrap: Resamples behind the intervals.
 
     Returns:
-        Accuracies with intervals, rank correlations, and each task's own baselines.
+        Accuracies with intervals and p-values, rank correlations with intervals, and each task's
+        own baselines.
 
     Raises:
-        ValueError: Fewer than two tasks, tasks of different heads, no calibration for a task, or
-            anything ``HeadScores.select`` refuses; the message names the task.
+        ValueError: Fewer than two tasks, tasks of different heads, no calibration for a task, the
+            same questions on both sides of a cell, a count below 1, or anything
+            ``HeadScores.select`` refuses; the message names the task.
     """
     call = Call("transfer", locals())
     _check_tasks(scores)
@@ -117,7 +137,8 @@ def transfer(
         except ValueError as error:
             msg = f"task {name!r}: {error}"
             raise ValueError(msg) from error
-    data = _transfer_data(parts, method, n_bootstrap)
+    _check_held_out(parts, {name: one.provenance.data_digest for name, one in scores.items()})
+    data = _transfer_data(parts, method, n_permutations, n_bootstrap, seed)
     records = {name: one.provenance for name, one in scores.items()}
     return Transfer(data, derived(call, records, seed))
 
@@ -147,28 +168,67 @@ def _calibration_of(calibration: Calibration | Mapping[str, Calibration], name: 
     return calibration[name]
 
 
-def _transfer_data(parts: dict[str, Part], method: Method, n_bootstrap: int) -> xr.Dataset:
-    names = list(parts)
-    matrix, rank = np.full((3, len(names), len(names)), np.nan), np.full((len(names),) * 2, np.nan)
+def _check_held_out(parts: dict[str, Part], digests: dict[str, str]) -> None:
+    """Refuse where scores of the same questions are split in different places."""
+    for name, part in parts.items():
+        for other, column in parts.items():
+            same = digests[name] == digests[other]
+            if same and np.intersect1d(part.heads.split.calibration, column.heads.split.test).size:
+                msg = (
+                    f"tasks {name!r} and {other!r} ask the same questions, and some that choose the heads "
+                    "of the one test them on the other; give both the same calibration."
+                )
+                raise ValueError(msg)
+
+
+def _transfer_data(
+    parts: dict[str, Part], method: Method, n_permutations: int, n_bootstrap: int, seed: int
+) -> xr.Dataset:
+    both, shape = ("selected_on", "tested_on"), (len(parts), len(parts))
+    names = [f"{what}{end}" for what in ("accuracy", "rank_correlation") for end in ENDS]
+    cells = {name: np.full(shape, np.nan) for name in [*names, "p_value"]}
     for i, row in enumerate(parts.values()):
-        on_calibration = row.accuracies(row.heads.split.calibration)
         for j, column in enumerate(parts.values()):
-            test = column.heads.split.test
-            right = column.right(row.chosen, method)
-            matrix[:, i, j] = accuracy_interval(right, column.heads.group[test], n_bootstrap=n_bootstrap)
-            rank[i, j] = rank_correlation(on_calibration, column.accuracies(test))
-    both = ("selected_on", "tested_on")
-    labels = np.array(names, dtype=object)
+            found = _cell(row, column, method, n_permutations, n_bootstrap, seed)
+            for name, value in found.items():
+                cells[name][i, j] = value
+    cells["p_adjusted"] = holm(cells["p_value"].ravel()).reshape(shape)
+    labels = np.array(list(parts), dtype=object)
     data = xr.Dataset(
         {
-            **{f"accuracy{end}": (both, matrix[n]) for n, end in enumerate(ENDS)},
-            "rank_correlation": (both, rank),
+            **{name: (both, values) for name, values in cells.items()},
             "chosen": ("selected_on", np.array([p.names for p in parts.values()], dtype=object)),
             "n_test": ("tested_on", np.array([len(p.heads.split.test) for p in parts.values()])),
         },
         coords={"selected_on": labels, "tested_on": labels},
     )
     return data.merge(_baselines(parts, n_bootstrap))
+
+
+def _cell(
+    row: Part, column: Part, method: Method, n_permutations: int, n_bootstrap: int, seed: int
+) -> dict[str, float]:
+    """Return how the heads of ``row`` do on the held-out part of ``column``."""
+    calibration, test = row.heads.split.calibration, column.heads.split.test
+    answer, group = column.source.answer, column.heads.group
+    decided = column.decided(row.chosen, method)
+    found = {
+        "accuracy": accuracy_interval(decided == answer[test], group[test], n_bootstrap=n_bootstrap),
+        "rank_correlation": rank_correlation(
+            row.all_right(calibration), row.heads.group[calibration], column.all_right(test), group[test]
+        ),
+    }
+    cell = {f"{n}{end}": v for n, x in found.items() for end, v in zip(ENDS, x, strict=True)}
+    cell["p_value"] = fixed_rule_p(
+        decided,
+        answer[test],
+        group[test],
+        column.heads.n_candidates[test],
+        permutation_scheme(answer, group),
+        n_permutations=n_permutations,
+        seed=seed,
+    )
+    return cell
 
 
 def _baselines(parts: dict[str, Part], n_bootstrap: int) -> xr.Dataset:
@@ -188,17 +248,3 @@ def _baselines(parts: dict[str, Part], n_bootstrap: int) -> xr.Dataset:
             columns.setdefault(key, []).append(value)
     kinds = {key: object if isinstance(values[0], str) else float for key, values in columns.items()}
     return xr.Dataset({k: ("tested_on", np.array(v, dtype=kinds[k])) for k, v in columns.items()})
-
-
-def rank_correlation(a: Float[np.ndarray, " head"], b: Float[np.ndarray, " head"]) -> float:
-    """Return Spearman's correlation; NaN where one side is constant.
-
-    Example:
-        >>> rank_correlation(np.array([0.1, 0.2, 0.9]), np.array([1.0, 2.0, 3.0]))
-        1.0
-    """
-    from scipy.stats import rankdata
-
-    x, y = (rankdata(v) - (len(v) + 1) / 2 for v in (a, b))
-    size = float(np.sqrt((x @ x) * (y @ y)))
-    return float(x @ y) / size if size > 0 else float("nan")

@@ -92,13 +92,17 @@ class AnswerReader:
         self._proved = True
 
 
-def better_spelling(answers: Answers, right: npt.NDArray[np.int64]) -> int:
-    """Return the index of the spelling in which the model answers better (a tie: with a space)."""
-    hits = [choices(answers[..., s]) == right for s in range(len(SPELLINGS))]
+def likelier_spelling(answers: Answers) -> int:
+    """Return the index of the spelling that the model gives more probability (a tie: with a space).
+
+    No label is used: the spelling that is right more often on these questions would flatter the
+    model as it is, and make whatever is changed in it look harmful.
+    """
+    mass = np.nansum(np.exp(answers), axis=1).mean(0)
     # A spelling in which some candidate is no single token cannot answer every question.
     exists = ~np.isnan(answers).all(-1)
-    known = [not np.isnan(answers[exists, s]).any() for s in range(len(SPELLINGS))]
-    return int(np.argmax([h.mean() if k else -1.0 for h, k in zip(hits, known, strict=True)]))
+    known = ~np.isnan(answers[exists]).any(0)
+    return int(np.argmax(np.where(known, mass, -1.0)))
 
 
 def choices(log_probs: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Int
+from jaxtyping import Bool
 
 from mechprobe.heads.head_scores import HeadScores
 from mechprobe.heads.part import Part
@@ -79,8 +79,9 @@ def difficulty_of(
 ) -> Difficulty:
     """Choose heads on examples of all difficulties; test them on the others, cell by cell.
 
-    Where the scores hold ``shortcut_right`` (example, shortcut; NaN: not tested), the best
-    shortcut is given cell by cell too; otherwise its accuracy on the task stands in every cell.
+    Where the scores hold ``shortcut_right`` (example, shortcut; NaN: not tested), the shortcut that
+    is best on the calibration examples is given cell by cell too; otherwise the accuracy on the task
+    of the one that is best there stands in every cell.
 
     Args:
         scores: Scores whose examples know ``steps`` and ``distractors``.
@@ -105,7 +106,8 @@ def difficulty_of(
     part = Part.of(
         scores.data, scores.provenance.arguments.get("score"), calibration, method, k, flip, centre, seed
     )
-    data = _difficulty_data(part, part.right(part.chosen, method), n_bootstrap)
+    right = part.decided(part.chosen, method) == part.source.answer[part.heads.split.test]
+    data = _difficulty_data(part, right, n_bootstrap)
     record = derived(call, {"": scores.provenance}, seed)
     return Difficulty(data, record)
 
@@ -121,14 +123,18 @@ def _check_difficulty(data: xr.Dataset) -> None:
             raise ValueError(msg)
 
 
-def _difficulty_data(part: Part, right: Int[np.ndarray, " test"], n_bootstrap: int) -> xr.Dataset:
+def _difficulty_data(part: Part, right: Bool[np.ndarray, " test"], n_bootstrap: int) -> xr.Dataset:
     calibration, test = part.heads.split
     choice = better(model_choices(part.data, calibration), calibration, calibrated=False)
     shortcut = best_shortcut(part.data)
     answers = {"head": right.astype(np.float64), "model": choice.right[test]}
     if "shortcut_right" in part.data:
-        by_example = part.data["shortcut_right"].sel(shortcut=shortcut.name)
-        answers["shortcut"] = by_example.values.astype(np.float64)[test]
+        by_example = part.data["shortcut_right"].transpose("example", "shortcut").astype(np.float64)
+        known = by_example.isel(example=calibration).mean("example").fillna(-1)
+        # Chosen as the head is: the best one of the held-out examples would be flattered.
+        best = by_example.isel(shortcut=int(known.argmax("shortcut")))
+        shortcut = shortcut._replace(name=str(best["shortcut"].item()))
+        answers["shortcut"] = best.values[test]
     levels = {a: np.unique(part.data[a].values) for a in ("steps", "distractors")}
     shape = tuple(len(v) for v in levels.values())
     n = np.zeros(shape, np.int64)

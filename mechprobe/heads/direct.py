@@ -8,7 +8,7 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from mechprobe.heads.answers import AnswerReader, better_spelling
+from mechprobe.heads.answers import AnswerReader, likelier_spelling
 from mechprobe.heads.places import SPELLINGS, places
 from mechprobe.heads.rows import keep_at
 from mechprobe.models import (
@@ -47,7 +47,7 @@ def direct_logits(session: Session, task: Task, *, progress: bool = True) -> npt
     found = places(session, task, "candidate", None, "space")
     right = np.array([e.answer for e in task], np.int64)
     log_probs = AnswerReader(session, found).read()
-    best = better_spelling(log_probs, right)
+    best = likelier_spelling(log_probs)
     others = np.where(np.isnan(log_probs[..., best]), -np.inf, log_probs[..., best])
     np.put_along_axis(others, right[:, None], -np.inf, 1)
     rival = others.argmax(1)

@@ -8,12 +8,13 @@ import numpy.typing as npt
 import xarray as xr
 
 from mechprobe import tasks
-from mechprobe.heads.ablate import Head, require_heads
-from mechprobe.heads.answers import AnswerReader, better_spelling, choices, group_codes
+from mechprobe.heads.answers import AnswerReader, choices, group_codes
+from mechprobe.heads.asked import Head, Heads, asked, require_heads, spelling_of
 from mechprobe.heads.head_scores import HeadScores
 from mechprobe.heads.places import places
 from mechprobe.heads.results import OptionRobustness
 from mechprobe.heads.scores import ScoreOptions, qk_scores
+from mechprobe.heads.selection import HeadSelection
 from mechprobe.models import Model, Session, alone, describe, opened
 from mechprobe.provenance import Call
 from mechprobe.stats import accuracy_interval
@@ -27,7 +28,7 @@ def option_robustness(
     model: Model,
     task: Task,
     *,
-    head: Head | None = None,
+    head: Head | HeadSelection | None = None,
     keep_last: int = 0,
     prior_share: float = 0.05,
     seed: int = 0,
@@ -47,7 +48,8 @@ def option_robustness(
     Args:
         model: A TransformerLens model with a tokenizer.
         task: Multiple-choice questions of one size.
-        head: ``(layer, head)`` read by its QK-score, chosen elsewhere; none by default.
+        head: ``(layer, head)`` read by its QK-score, chosen elsewhere, or a selection of one head:
+            then only the questions that it held out are asked. None by default.
         keep_last: Last options that stay in place (2 where there are "None of the above" and
             "I don't know").
         prior_share: Share of questions that PriDe estimates its prior on.
@@ -60,7 +62,8 @@ def option_robustness(
 
     Raises:
         ValueError: A task without options or with different numbers of them, a head out of range,
-            ``keep_last`` that leaves fewer than two options to shuffle.
+            ``keep_last`` that leaves fewer than two options to shuffle, a selection made with other
+            questions, or one that reads several heads, inverted or centred.
         TypeError: ``model`` is no TransformerLens model.
 
     Example:
@@ -76,23 +79,31 @@ def option_robustness(
     call = Call("option_robustness", locals())
     session = opened(model)
     n_options = _n_options(task, keep_last)
+    chosen = _readable(head)
+    task, own_heads = asked(task, chosen)
     shuffled = tasks.permuted(task, seed=seed, keep_last=keep_last)
     right, right_shuffled = _right(task), _right(shuffled)
     both = _log_probs(session, task)
-    spelling = better_spelling(both, right)
+    spelling = spelling_of(chosen, both)
     plain, moved = both[..., spelling], _log_probs(session, shuffled)[..., spelling]
     prior, picked = _pride(session, task, plain, spelling, prior_share, keep_last, seed)
     readers: dict[str, tuple[Choices, Choices]] = {
         "model": (choices(plain), choices(moved)),
         "pride": (np.where(picked >= 0, picked, choices(plain - prior)), choices(moved - prior)),
     }
-    if head is not None:
-        (layer, index) = require_heads(session, [head])[0]
+    for layer, index in require_heads(session, own_heads) if own_heads else []:
         own: Any = {"layers": [layer], "progress": progress, **options}
         pair = [_head_choices(qk_scores(model, t, **own), index) for t in (task, shuffled)]
         readers[f"L{layer}H{index}"] = (pair[0], pair[1])
     data = _dataset(readers, right, right_shuffled, task, n_options, seed)
-    record = call.record(describe(session), task.record(), seed=seed, task=task.name, task_notes=task.notes)
+    record = call.record(
+        describe(session),
+        task.record(),
+        seed=seed,
+        task=task.name,
+        task_notes=task.notes,
+        head=own_heads[0] if own_heads else None,
+    )
     return OptionRobustness(data, record)
 
 
@@ -109,6 +120,20 @@ def _n_options(task: Task, keep_last: int) -> int:
         msg = f"keep_last={keep_last} leaves fewer than two of {n_options} options to shuffle."
         raise ValueError(msg)
     return n_options
+
+
+def _readable(head: Head | HeadSelection | None) -> Heads:
+    """Return the head, refused where it was not chosen as it is read here."""
+    if not isinstance(head, HeadSelection):
+        return [] if head is None else [head]
+    inverted = bool(head.data["chosen_inverted"].values.any())
+    if len(head.heads) > 1 or inverted or head.provenance.arguments.get("centre"):
+        msg = (
+            "the selection reads several heads, inverted or centred; here one head is read as it is. "
+            "Select with method='best', or give one (layer, head) of selection.heads."
+        )
+        raise ValueError(msg)
+    return head
 
 
 def _right(task: Task) -> Choices:

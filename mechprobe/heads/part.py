@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 
 from mechprobe.heads.source import Source, checked, head_name, source
-from mechprobe.stats import Calibration, Method, accuracy, choose_heads, predict, readings, split_groups
+from mechprobe.stats import Calibration, Method, choose_heads, predict, readings, split_groups
 from mechprobe.stats.choice import Chosen
 from mechprobe.stats.decisions import Readings
 
@@ -51,15 +51,13 @@ class Part:
         )
         return cls(data, found, heads, chosen, _names(data, chosen))
 
-    def right(self, chosen: Chosen, method: Method) -> Int[np.ndarray, " test"]:
-        """Return on which held-out examples the heads of ``chosen`` are right."""
-        test = self.heads.split.test
-        decided = predict(self.heads, test, chosen, method)[0]
-        return (decided == self.source.answer[test]).astype(np.int64)
+    def decided(self, chosen: Chosen, method: Method) -> Int[np.ndarray, " test"]:
+        """Return what the heads of ``chosen`` decide on the held-out examples."""
+        return predict(self.heads, self.heads.split.test, chosen, method)[0]
 
-    def accuracies(self, part: Int[np.ndarray, " chosen"]) -> Float[np.ndarray, " head"]:
-        """Return every head's accuracy on some examples."""
-        return accuracy(self.heads.upright[part], self.source.answer[part])
+    def all_right(self, part: Int[np.ndarray, " chosen"]) -> Bool[np.ndarray, "chosen head"]:
+        """Return on which of some examples each head is right."""
+        return self.heads.upright[part] == self.source.answer[part, None]
 
 
 def _names(data: xr.Dataset, chosen: Chosen) -> str:

@@ -17,6 +17,7 @@ from mechprobe.heads.source import (
     model_choices,
     source,
 )
+from mechprobe.provenance import digest_json
 from mechprobe.results.base import Result
 from mechprobe.stats import Interval, Selected, accuracy_interval, difference_interval, discoveries
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from mechprobe.results.html import Section
+    from mechprobe.tasks import Task
 
 KINDS = ("map", "null")
 FALSE_DISCOVERY_RATE = 0.05
@@ -65,6 +67,24 @@ class HeadSelection(Result):
         """The chosen heads as (layer, head), best first."""
         layers, heads = self.data["chosen_layer"].values, self.data["chosen_head"].values
         return list(zip(layers.tolist(), heads.tolist(), strict=True))
+
+    def held_out(self, task: "Task") -> "Task":
+        """Return the questions that did not choose the heads, for whatever is asked of these next.
+
+        Args:
+            task: The questions that were scored, all of them.
+
+        Raises:
+            ValueError: Other questions, of which nobody here knows whether they chose the heads.
+        """
+        if digest_json({"": task.digest()}) != self.provenance.data_digest:
+            msg = (
+                f"these are not the questions that the heads were chosen with: {task.name!r} differs "
+                f"from the {self.provenance.arguments.get('task')!r} that was scored. Give that task, "
+                "whole; where no question of another one chose the heads, give selection.heads."
+            )
+            raise ValueError(msg)
+        return task.take(self.data["held_out"].values.tolist(), "held out by the selection")
 
     @property
     def accuracy(self) -> float:

@@ -7,12 +7,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mechprobe.heads.ablate import Head, control_heads, require_effect, require_heads
-from mechprobe.heads.answers import AnswerReader, Answers, Edits, better_spelling, choices, group_codes
+from mechprobe.heads.ablate import control_heads, n_control_sets, require_effect
+from mechprobe.heads.answers import AnswerReader, Answers, Edits, choices, group_codes
+from mechprobe.heads.asked import Head, asked, recorded, require_heads, spelling_of
 from mechprobe.heads.capture import key_places
+from mechprobe.heads.interventions import HeadSteering, steering_of
 from mechprobe.heads.places import Key, Place, places
-from mechprobe.heads.results import HeadSteering, steering_of
-from mechprobe.models import PATTERN, Batch, Model, alone, attention_name, describe, opened
+from mechprobe.heads.selection import HeadSelection
+from mechprobe.models import PATTERN, Batch, Model, alone, attention_name, opened
 from mechprobe.models.protocol import Edit
 from mechprobe.provenance import Call
 from mechprobe.tasks import Task
@@ -22,7 +24,7 @@ from mechprobe.tasks import Task
 def steer_heads(
     model: Model,
     task: Task,
-    heads: Sequence[Head],
+    heads: Sequence[Head] | HeadSelection,
     *,
     strengths: Sequence[float] = (0.0, 2.0, 4.0, 8.0),
     key: Key = "end_of_line",
@@ -42,21 +44,23 @@ def steer_heads(
 
     Args:
         model: A TransformerLens model with a tokenizer.
-        task: Multiple-choice questions.
-        heads: ``(layer, head)`` to steer, all at once.
+        task: Multiple-choice questions; of a selection, all that were scored.
+        heads: ``(layer, head)`` to steer, all at once, or a selection: then only the questions that
+            it held out are asked, and the model's answers are spelled as it chose.
         strengths: :math:`\beta`, each; 0 is the model as it is.
         key: Tokens of the option to attend to, as in ``qk_scores``.
-        controls: Random sets of heads of the same layers.
+        controls: Different random sets of heads of the same layers, as in ``ablate_heads``.
         seed: Of options, controls and intervals.
         batch_size: Prompts per forward pass; bounded by their tokens by default.
         progress: Show a bar.
 
     Returns:
-        How often the model chose the option steered to, by strength, for the heads and controls.
+        How often the model chose the option steered to, by strength, for the heads, for the
+        controls, and for the heads less the mean of the controls.
 
     Raises:
         ValueError: A task without options, no head, one out of range, strengths that are negative
-            or do not ascend.
+            or do not ascend, a selection made with other questions.
         NotImplementedError: Changing attention weights changes nothing in this model.
         TypeError: ``model`` is no TransformerLens model.
 
@@ -71,7 +75,8 @@ def steer_heads(
     """
     call = Call("steer_heads", locals())
     session = opened(model)
-    chosen = require_heads(session, heads)
+    task, own = asked(task, heads)
+    chosen = require_heads(session, own)
     _require_strengths(strengths)
     found = places(session, task, "last", key, "space")
     right = np.array([e.answer for e in task], np.int64)
@@ -93,29 +98,19 @@ def steer_heads(
             for name, some in conditions.items()
             for b in strengths
         }
-    if any(b > 0 for b in strengths):
-        moved = {f"{n} {b}": a for (n, b), a in answers.items() if b > 0}
-        require_effect(session, PATTERN, {"intact": plain, **moved})
-    best = better_spelling(plain, right)
-    followed = [
-        [choices(answers[name, float(b)][..., best]) == target for b in strengths] for name in conditions
-    ]
-    record = call.record(
-        describe(session),
-        task.record(),
-        seed=seed,
-        task=task.name,
-        task_notes=task.notes,
-        heads=[list(h) for h in chosen],
-    )
-    chance = float(np.mean([1 / len(e.candidates) for e in task]))
+    moved = {f"{n} {b}": a for (n, b), a in answers.items() if b > 0}
+    require_effect(session, PATTERN, {"intact": plain, **moved})
+    best = spelling_of(heads, plain)
+    said = {key: choices(a[..., best]) for key, a in answers.items()}
+    followed = [[said[name, float(b)] == target for b in strengths] for name in conditions]
     return steering_of(
         np.array(followed),
         group_codes(task),
         np.array(strengths, np.float64),
         conditions,
-        record,
-        chance=chance,
+        recorded(call, session, task, chosen, best, seed),
+        n_control_sets=n_control_sets(session, chosen),
+        chance=float(np.mean([1 / len(e.candidates) for e in task])),
         seed=seed,
     )
 

@@ -24,7 +24,8 @@ def ablation_figure(data: xr.Dataset, how: str) -> go.Figure:
     """
     names = [str(c) for c in data["condition"].values.tolist()]
     colors = [_color(i, n) for i, n in enumerate(names)]
-    figure = make_subplots(1, 2, subplot_titles=list(_PANELS.values()), horizontal_spacing=0.1)
+    titles = [f"{name}<br>ablated minus controls: {_beyond(data, v)}" for v, name in _PANELS.items()]
+    figure = make_subplots(1, 2, subplot_titles=titles, horizontal_spacing=0.1)
     for column, variable in enumerate(_PANELS, 1):
         value, low, high = (data[f"{variable}{e}"].values for e in ("", "_low", "_high"))
         hover = _ablation_hover(data, variable)
@@ -49,7 +50,7 @@ def ablation_figure(data: xr.Dataset, how: str) -> go.Figure:
         showlegend=False,
         barmode="overlay",
         width=max(760, 2 * 70 * len(names) + 160),
-        margin={"l": 56, "r": 24, "t": 112, "b": 70},
+        margin={"l": 56, "r": 24, "t": 124, "b": 70},
     )
     figure.update_annotations(font={"size": 13})
     figure.update_xaxes(
@@ -61,6 +62,17 @@ def ablation_figure(data: xr.Dataset, how: str) -> go.Figure:
     )
     figure.update_yaxes(zeroline=True, zerolinecolor=INK, zerolinewidth=1)
     return figure
+
+
+def _beyond(data: xr.Dataset, variable: str, p: str = "_p") -> str:
+    """Return what heads do beyond their controls, in words; ``data`` holds one number of each."""
+    name = f"{variable}_above_controls"
+    value, low, high, p_value = (float(data[f"{name}{end}"]) for end in ("", "_low", "_high", p))
+    if np.isnan(value):
+        return "no controls"
+    if np.isnan(low):
+        return f"{value:+.3f}, too few controls for an interval"
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]" + ("" if np.isnan(p_value) else f", p = {p_value:.2g}")
 
 
 def _color(i: int, name: str) -> str:
@@ -117,17 +129,27 @@ def steering_figure(data: xr.Dataset) -> go.Figure:
                 "thickness": 1.2 if i == 0 else 0.6,
                 "width": 3,
             },
-            hovertemplate="strength %{x:g}: %{y:.3f}<extra></extra>",
+            hovertext=_steering_hover(data) if i == 0 else [""] * len(strength),
+            hovertemplate="strength %{x:g}: %{y:.3f}%{hovertext}<extra></extra>",
         )
     _chance_line(figure, float(data["chance"]), strength)
-    subtitle = "strength: added to the heads' attention scores at the steered option"
-    styled(figure, "Does the model follow these heads?", subtitle, height=420)
+    most = data.isel(strength=-1)
+    subtitle = (
+        "strength: added to the heads' attention scores at the steered option<br>heads minus controls "
+        f"at {strength[-1]:g}: {_beyond(most, 'followed', '_p_adjusted')}"
+    )
+    styled(figure, "Does the model follow these heads?", subtitle, height=436)
     figure.update_layout(
-        width=900, margin={"l": 64, "r": 24, "t": 76, "b": 52}, legend={"traceorder": "reversed"}
+        width=900, margin={"l": 64, "r": 24, "t": 92, "b": 52}, legend={"traceorder": "reversed"}
     )
     figure.update_xaxes(title_text="strength", title_standoff=8)
     figure.update_yaxes(title_text="share that takes the steered option", range=[0, 1.02])
     return figure
+
+
+def _steering_hover(data: xr.Dataset) -> list[str]:
+    cells = [data.isel(strength=j) for j in range(data.sizes["strength"])]
+    return [f"<br>minus controls {_beyond(x, 'followed', '_p_adjusted')}" for x in cells]
 
 
 def _chance_line(figure: go.Figure, chance: float, strength: list[float]) -> None:

@@ -20,6 +20,7 @@ _COLORS = {
     "colorbar": {"title": {"text": "accuracy<br>&nbsp;"}, **_BAR},
 }
 _NAME = 20
+_LEVEL = 0.05
 
 
 def transfer_figure(data: xr.Dataset) -> go.Figure:
@@ -41,16 +42,23 @@ def transfer_figure(data: xr.Dataset) -> go.Figure:
     names = [f"{label(str(r), _NAME)}<br>{label(str(c), _NAME)}" for r, c in zip(rows, chosen, strict=True)]
     hover = _transfer_hover(data)
     heat = _cells(matrix.astype(np.float64), hover[: len(rows)])
+    p = data["p_adjusted"].transpose("selected_on", "tested_on").values
+    heat.text = [
+        [text + "*" * bool(value <= _LEVEL) for text, value in zip(*pair, strict=True)]
+        for pair in zip(heat.text, p.tolist(), strict=True)
+    ]
     below = _cells(baselines.astype(np.float64), hover[len(rows) :])
     # Half a row sets the baselines apart.
     below.y = [len(rows) + 0.5, len(rows) + 1.5]
     heat.coloraxis = below.coloraxis = "coloraxis"
     figure = go.Figure([heat, below])
-    height = 48 * (len(rows) + 2) + 200
-    subtitle = "row: where the heads were chosen; column: where they were tested, held out"
-    styled(figure, "Do heads transfer?", subtitle, height=height)
+    subtitle = (
+        "row: where the heads were chosen; column: where they were tested, held out<br>* above chance, "
+        f"p at most {_LEVEL} corrected for all {p.size} cells"
+    )
+    styled(figure, "Do heads transfer?", subtitle, height=48 * (len(rows) + 2) + 216)
     width = max(640, 160 * len(columns) + 330)
-    figure.update_layout(width=width, margin={"l": 24, "r": 120, "t": 84, "b": 24}, coloraxis=_COLORS)
+    figure.update_layout(width=width, margin={"l": 24, "r": 120, "t": 100, "b": 24}, coloraxis=_COLORS)
     _integer_axes(figure)
     figure.update_xaxes(
         title_text="tested on",
@@ -69,9 +77,10 @@ def transfer_figure(data: xr.Dataset) -> go.Figure:
 
 
 def _transfer_hover(data: xr.Dataset) -> list[list[str]]:
-    low, high, rank = (
-        data[n].transpose("selected_on", "tested_on").values
-        for n in ("accuracy_low", "accuracy_high", "rank_correlation")
+    ends = ("accuracy_low", "accuracy_high", "p_value", "p_adjusted", "rank_correlation",
+            "rank_correlation_low", "rank_correlation_high")  # fmt: skip
+    low, high, p, adjusted, rank, rank_low, rank_high = (
+        data[n].transpose("selected_on", "tested_on").values for n in ends
     )
     rows, columns = data["selected_on"].values.tolist(), data["tested_on"].values.tolist()
 
@@ -82,7 +91,9 @@ def _transfer_hover(data: xr.Dataset) -> list[list[str]]:
             f"<b>{markup(str(columns[j]))}</b><br>"
             f"accuracy {float(data['accuracy'].values[i, j]):.3f} "
             f"[{low[i, j]:.3f}, {high[i, j]:.3f}]<br>"
-            f"rank correlation of all heads {rank[i, j]:.2f}"
+            f"p against chance {p[i, j]:.2g}, corrected {adjusted[i, j]:.2g}<br>"
+            f"rank correlation of all heads {rank[i, j]:.2f} "
+            f"[{rank_low[i, j]:.2f}, {rank_high[i, j]:.2f}]"
         )
 
     cells = [[cell(i, j) for j in range(len(columns))] for i in range(len(rows))]

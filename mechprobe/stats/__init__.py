@@ -3,6 +3,9 @@
 from mechprobe.stats.choice import METHODS as METHODS
 from mechprobe.stats.choice import Method as Method
 from mechprobe.stats.choice import predict as predict
+from mechprobe.stats.crossed import Contrast as Contrast
+from mechprobe.stats.crossed import above_controls as above_controls
+from mechprobe.stats.crossed import holm as holm
 from mechprobe.stats.decisions import accuracy as accuracy
 from mechprobe.stats.decisions import centred as centred
 from mechprobe.stats.decisions import decisions as decisions
@@ -21,9 +24,12 @@ from mechprobe.stats.nulls import best_by_chance_quantile as best_by_chance_quan
 from mechprobe.stats.nulls import best_by_permutation as best_by_permutation
 from mechprobe.stats.nulls import discoveries as discoveries
 from mechprobe.stats.nulls import expected_best_by_chance as expected_best_by_chance
+from mechprobe.stats.permutation import permutation_scheme as permutation_scheme
 from mechprobe.stats.selection import Selected as Selected
 from mechprobe.stats.selection import choose_heads as choose_heads
 from mechprobe.stats.selection import select_heads as select_heads
 from mechprobe.stats.split import Calibration as Calibration
 from mechprobe.stats.split import Split as Split
 from mechprobe.stats.split import split_groups as split_groups
+from mechprobe.stats.transfer import fixed_rule_p as fixed_rule_p
+from mechprobe.stats.transfer import rank_correlation as rank_correlation
