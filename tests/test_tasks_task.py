@@ -62,15 +62,16 @@ def test_shots_come_before_and_their_groups_go() -> None:
     task = ontology(8)
     led = task.with_shots(1)
     first = task.examples[0]
-    assert len(led) == 6
+    # With the first question go the other one about its theory and the two about its twin.
+    assert len(led) == 4
     assert first.group not in {e.group for e in led}
-    for old, new in zip(task.examples[2:], led, strict=True):
+    for old, new in zip(task.examples[4:], led, strict=True):
         assert new.prompt == f"{first.prompt} {first.label}\n\n{old.prompt}"
         assert new.statement
         assert old.statement
         assert new.text(new.statement) == old.text(old.statement)
     assert "1 shots" in led.notes
-    for n in (0, -1, 7, 8, 9):
+    for n in (0, -1, 5, 8, 9):
         with pytest.raises(ValueError, match=f"^{n} of 8 examples cannot be shots"):
             task.with_shots(n)
 
@@ -92,7 +93,7 @@ def _chat(user: str, start: str) -> str:
 def test_spans_move_into_a_template() -> None:
     from mechprobe.tasks import ontology, select_and_copy
 
-    for task in (ontology(2), select_and_copy(2)):
+    for task in (ontology(4), select_and_copy(2)):
         for old, new in zip(task, task.templated(_chat), strict=True):
             assert new.prompt.startswith("<user>")
             assert new.prompt.endswith("</user>\n<assistant>Answer:")
@@ -123,7 +124,7 @@ def test_templates_that_hide_the_question_are_refused() -> None:
 
     from mechprobe.tasks import ontology
 
-    task = ontology(2)
+    task = ontology(4)
 
     def shouting(user: str, start: str) -> str:
         return f"{user.upper()} {start}"

@@ -7,15 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mechprobe.heads.answers import (
-    AnswerReader,
-    Answers,
-    Edits,
-    better_spelling,
-    choices,
-    group_codes,
-    margins,
-)
+from mechprobe.heads.answers import AnswerReader, Answers, Edits, better_spelling, choices, margins
 from mechprobe.heads.places import places
 from mechprobe.heads.results import HeadAblation, ablation_of
 from mechprobe.models import (
@@ -127,7 +119,7 @@ def ablate_heads(
     return ablation_of(
         np.stack([choices(a) == right for a in log_probs]),
         np.stack([margins(a, right) for a in log_probs]),
-        group_codes(task),
+        task.design.group,
         conditions,
         record,
         seed=seed,

@@ -176,7 +176,7 @@ def _baselines(parts: dict[str, Part], n_bootstrap: int) -> xr.Dataset:
     for part in parts.values():
         calibration, test = part.heads.split
         choice = better(model_choices(part.data, calibration), test, calibrated=False)
-        rule = best_shortcut(part.data)
+        rule = best_shortcut(part.data, test, n_bootstrap)
         found = {"model": accuracy_of(choice, test, part.data, n_bootstrap), "shortcut": rule.accuracy}
         named = {"model_spelling": choice.spelling, "shortcut_name": rule.name}
         numbers = {

@@ -34,8 +34,8 @@ def difficulty(
         model: A TransformerLens model with a tokenizer.
         steps: Rule applications, each 1 to 6.
         distractors: Sentences that play no part, each 0 to 8.
-        n: Examples of each cell, even.
-        calibration: Share of theories that heads are chosen on.
+        n: Examples of each cell, a multiple of 4.
+        calibration: Share of pairs of theories that heads are chosen on.
         method: As for ``HeadScores.select``.
         seed: Of the task and of the split.
         progress: Show a bar.
@@ -46,7 +46,7 @@ def difficulty(
         (wide ones, at small ``n``).
 
     Raises:
-        ValueError: ``n`` is odd, or a range is outside what the task can build.
+        ValueError: ``n`` is no multiple of 4, or a range is outside what the task can build.
         TypeError: ``model`` is no TransformerLens model.
 
     Example:

@@ -41,15 +41,18 @@ class HeadScores(Result):
     ``data`` holds, over ``example``, ``candidate``, ``layer`` and ``head``:
 
     - ``score`` (example, candidate, layer, head); NaN where an example has fewer candidates;
-    - ``answer``: index of the right candidate; ``group``: code of the theory, context or passage;
-      ``steps``, ``distractors``: -1 where unknown (example); ``candidate_text`` (example,
-      candidate), "" where there is none;
+    - ``answer``: index of the right candidate; ``group``, ``block``: the task's design as numbers
+      (see ``tasks.Design``); ``steps``, ``distractors``: -1 where unknown (example);
+      ``candidate_text`` (example, candidate), "" where there is none;
     - ``model_log_prob`` (example, candidate, spelling): the model's own log-probability of the
       answer's token, with a space before it or bare; NaN where that is no single token;
     - ``shortcut_accuracy``, ``shortcut_low``, ``shortcut_high``, ``chance`` (shortcut): what rules
-      that do not reason score on the same task.
+      that do not reason score on the same task, their intervals 95 % together; ``shortcut_right``
+      (shortcut, example): how right each is on each question, 0 to 1, fitted on the half of the
+      questions (``shortcut_half``, -1: no audit) that it is not in.
     """
 
+    version: ClassVar[int] = 2
     kind: ClassVar[str] = "head_scores"
     papers: ClassVar[tuple[str, ...]] = ("tulchinskii2025logical", "tulchinskii2024listening")
 
@@ -87,7 +90,7 @@ class HeadScores(Result):
 
         Returns:
             Heads, held-out accuracy with interval, p-value, and next to it the model's own
-            accuracy and the best shortcut's on the task.
+            accuracy and the best shortcut's on the same questions.
 
         Raises:
             ValueError: Scores that cannot be compared, an unknown method, ``flip`` with
@@ -192,7 +195,7 @@ class HeadScores(Result):
             known = choice.right[~np.isnan(choice.right)]
             value = float(known.mean()) if len(known) else float("nan")
             rows.append((choice.name, value, "the model's own logits, better spelling"))
-        shortcut = best_shortcut(self.data)
+        shortcut = best_shortcut(self.data, everything)
         rows.append((f"shortcut: {shortcut.name}", shortcut.accuracy.value, "best of the audit"))
         return pd.DataFrame(rows, columns=["who", "accuracy", "note"]).set_index("who")
 
@@ -226,7 +229,7 @@ class HeadScores(Result):
         data = share.to_dataset(name="accuracy")
         data["chance"] = chance_level(exists)
         data["ceiling"] = chance_ceiling(share.size, exists)
-        shortcut = best_shortcut(self.data)
+        shortcut = best_shortcut(self.data, np.arange(len(exists)))
         subtitle = (
             f"{self._task()}, all {len(exists)} examples, not held out; best shortcut "
             f"({shortcut.name}) {shortcut.accuracy.value:.2f}"
@@ -249,7 +252,7 @@ class HeadScores(Result):
             raise ValueError(msg)
         one = self.data.sel(layer=head[0], head=head[1])
         right = float(share.sel(layer=head[0], head=head[1]))
-        shortcut = best_shortcut(self.data)
+        shortcut = best_shortcut(self.data, np.arange(self.data.sizes["example"]))
         subtitle = (
             f"{self._task()}; right on {right:.2f} of all examples, not held out; best shortcut "
             f"({shortcut.name}) {shortcut.accuracy.value:.2f}"

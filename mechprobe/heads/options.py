@@ -9,7 +9,7 @@ import xarray as xr
 
 from mechprobe import tasks
 from mechprobe.heads.ablate import Head, require_heads
-from mechprobe.heads.answers import AnswerReader, better_spelling, choices, group_codes
+from mechprobe.heads.answers import AnswerReader, better_spelling, choices
 from mechprobe.heads.head_scores import HeadScores
 from mechprobe.heads.places import places
 from mechprobe.heads.results import OptionRobustness
@@ -165,7 +165,7 @@ def _dataset(
     n_options: int,
     seed: int,
 ) -> xr.Dataset:
-    groups = group_codes(task)
+    groups = task.design.group
     letters = np.arange(n_options)
     columns: dict[str, list[float]] = {}
     predicted: list[Sequence[float]] = []

@@ -12,6 +12,7 @@ from mechprobe.heads.source import (
     accuracy_of,
     best_shortcut,
     better,
+    beyond_shortcuts,
     chance_level,
     head_name,
     model_choices,
@@ -19,6 +20,7 @@ from mechprobe.heads.source import (
 )
 from mechprobe.results.base import Result
 from mechprobe.stats import Interval, Selected, accuracy_interval, difference_interval, discoveries
+from mechprobe.stats.intervals import UNKNOWN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +45,9 @@ class HeadSelection(Result):
     - over ``rank``: ``chosen_layer``, ``chosen_head``, ``chosen_inverted``, best first;
     - over ``permutation``: ``null_accuracy`` (held-out accuracy of the whole selection on permuted
       labels), ``null_best`` (highest calibration accuracy of any head on them);
+    - over ``rule``, the audited shortcuts: ``beyond_shortcut`` (head minus each shortcut on
+      the same held-out examples, paired), with ``_low`` and ``_high`` that hold for all shortcuts
+      together with 95 %;
     - over ``held_out`` (indices of examples): ``right``, ``model_right`` (NaN: not known);
     - numbers: ``accuracy``, ``model``, ``model_calibrated``, ``shortcut``, ``gain`` (head minus
       model, paired), each with ``_low`` and ``_high``; ``p_value``, ``null_max``, ``chance``,
@@ -50,6 +55,7 @@ class HeadSelection(Result):
       ``shortcut_name``, ``permuted``.
     """
 
+    version: ClassVar[int] = 2
     kind: ClassVar[str] = "head_selection"
     papers: ClassVar[tuple[str, ...]] = ("tulchinskii2025logical", "tulchinskii2024listening")
 
@@ -96,7 +102,7 @@ class HeadSelection(Result):
 
     @property
     def shortcut_accuracy(self) -> float:
-        """Accuracy of the best audited shortcut on the task."""
+        """Accuracy of the best audited shortcut on the same held-out examples."""
         return float(self.data["shortcut"])
 
     @property
@@ -141,6 +147,12 @@ class HeadSelection(Result):
         ]
         return " + ".join(names)
 
+    def _beyond(self) -> Interval:
+        gap = self.data["beyond_shortcut"].values
+        if gap.size == 0:
+            return UNKNOWN
+        return Interval(*(float(self.data[f"beyond_shortcut{end}"].values[gap.argmin()]) for end in ENDS))
+
     def _interval(self, name: str) -> Interval:
         return Interval(*(float(self.data[f"{name}{end}"]) for end in ENDS))
 
@@ -160,7 +172,8 @@ class HeadSelection(Result):
                 "the same examples",
             ),
             ("head minus model", *self._interval("gain"), "paired"),
-            (f"shortcut: {self.shortcut_name}", *self._interval("shortcut"), "audit of the task"),
+            (f"shortcut: {self.shortcut_name}", *self._interval("shortcut"), "the same examples"),
+            ("head minus best shortcut", *self._beyond(), "paired, all shortcuts together"),
             ("best by chance", self.null_max, unknown, unknown, "on the calibration examples"),
             ("chance", float(d["chance"]), unknown, unknown, ""),
         ]
@@ -233,7 +246,7 @@ def selection_data(scores: xr.Dataset, selected: Selected, n_bootstrap: int) -> 
     choices = model_choices(scores, calibration)
     model = better(choices, test, calibrated=False)
     adjusted = better(choices, test, calibrated=True)
-    shortcut = best_shortcut(scores)
+    shortcut = best_shortcut(scores, test, n_bootstrap)
     model_right = model.right[test]
     intervals = {
         "accuracy": accuracy_interval(selected.right, group, n_bootstrap=n_bootstrap),
@@ -257,6 +270,9 @@ def selection_data(scores: xr.Dataset, selected: Selected, n_bootstrap: int) -> 
     data = _maps(scores, selected).assign_coords(held_out=test)
     data["right"] = ("held_out", selected.right)
     data["model_right"] = ("held_out", model_right)
+    data = data.assign_coords(rule=scores["shortcut"].values)
+    for name, gaps in beyond_shortcuts(scores, selected.right, test, n_bootstrap).items():
+        data[name] = ("rule", gaps)
     return data.assign({name: ((), value) for name, value in values.items()})
 
 

@@ -5,11 +5,19 @@ from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
 from mechprobe.provenance import Call, Provenance
-from mechprobe.stats import Interval, accuracy_interval, centred, decisions, expected_best_by_chance
+from mechprobe.stats import (
+    Interval,
+    accuracy_interval,
+    centred,
+    crossed_interval,
+    decisions,
+    expected_best_by_chance,
+)
 from mechprobe.stats.decisions import check_scores
+from mechprobe.stats.intervals import UNKNOWN
 
 ENDS = ("", "_low", "_high")
 TASK_ARGUMENTS = ("task", "score", "query", "key")
@@ -144,21 +152,70 @@ def accuracy_of(
 
 
 class Shortcut(NamedTuple):
-    """The best of the audited shortcuts."""
+    """The best of the audited shortcuts on some examples.
+
+    Attributes:
+        name: Which one.
+        accuracy: On those examples; intervals of all shortcuts hold together with 95 %.
+        right: How right it is on every example, 0 to 1; NaN where none was audited.
+    """
 
     name: str
     accuracy: Interval
+    right: Float[np.ndarray, " example"]
 
 
-def best_shortcut(data: xr.Dataset) -> Shortcut:
-    """Return the shortcut that scores highest in the audit made with the scores."""
-    share = data["shortcut_accuracy"].values.astype(np.float64)
-    if share.size == 0 or np.isnan(share).all():
-        unknown = float("nan")
-        return Shortcut("none audited", Interval(unknown, unknown, unknown))
-    i = int(np.nanargmax(share))
-    low, high = (float(data[f"shortcut_{end}"].values[i]) for end in ("low", "high"))
-    return Shortcut(str(data["shortcut"].values[i]), Interval(float(share[i]), low, high))
+def best_shortcut(
+    data: xr.Dataset, examples: Int[np.ndarray, " chosen"], n_bootstrap: int = 1000
+) -> Shortcut:
+    """Return the shortcut that is right most often on ``examples``, to the shortcuts' advantage.
+
+    Args:
+        data: Data of a ``HeadScores``.
+        examples: Where to compare.
+        n_bootstrap: Resamples behind the interval.
+
+    Returns:
+        The shortcut; one that knows no answer where there was no audit.
+    """
+    right = data["shortcut_right"].transpose("shortcut", "example").values.astype(np.float64)
+    if len(right) == 0:
+        return Shortcut("none audited", UNKNOWN, np.full(right.shape[1], np.nan))
+    best = int(right[:, examples].mean(1).argmax())
+    group, half = (data[name].values.astype(np.int64)[examples] for name in ("group", "shortcut_half"))
+    found = crossed_interval(
+        right[best, examples], group, half, n_intervals=len(right), n_bootstrap=n_bootstrap
+    )
+    return Shortcut(str(data["shortcut"].values[best]), found, right[best])
+
+
+def beyond_shortcuts(
+    data: xr.Dataset,
+    right: Num[np.ndarray, " chosen"] | Bool[np.ndarray, " chosen"],
+    examples: Int[np.ndarray, " chosen"],
+    n_bootstrap: int,
+) -> dict[str, Float[np.ndarray, " shortcut"]]:
+    """Return a head's accuracy less that of each shortcut, on the same examples.
+
+    Args:
+        data: Data of a ``HeadScores``.
+        right: Where the head is right.
+        examples: On which examples.
+        n_bootstrap: Resamples behind the intervals.
+
+    Returns:
+        ``beyond_shortcut`` and its bounds, which hold for all shortcuts together with 95 %.
+    """
+    rules = data["shortcut_right"].transpose("shortcut", "example").values.astype(np.float64)
+    group, half = (data[name].values.astype(np.int64)[examples] for name in ("group", "shortcut_half"))
+    found = [
+        crossed_interval(
+            right, group, half, other=rule[examples], n_intervals=len(rules), n_bootstrap=n_bootstrap
+        )
+        for rule in rules
+    ]
+    ends = np.array(found, np.float64).reshape(-1, 3).T
+    return {f"beyond_shortcut{end}": values for end, values in zip(ENDS, ends, strict=True)}
 
 
 def derived(call: Call, scores: Mapping[str, Provenance], seed: int) -> Provenance:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mechprobe.heads.ablate import Head, control_heads, require_effect, require_heads
-from mechprobe.heads.answers import AnswerReader, Answers, Edits, better_spelling, choices, group_codes
+from mechprobe.heads.answers import AnswerReader, Answers, Edits, better_spelling, choices
 from mechprobe.heads.capture import key_places
 from mechprobe.heads.places import Key, Place, places
 from mechprobe.heads.results import HeadSteering, steering_of
@@ -111,7 +111,7 @@ def steer_heads(
     chance = float(np.mean([1 / len(e.candidates) for e in task]))
     return steering_of(
         np.array(followed),
-        group_codes(task),
+        task.design.group,
         np.array(strengths, np.float64),
         conditions,
         record,

@@ -3,6 +3,7 @@
 from mechprobe.stats.choice import METHODS as METHODS
 from mechprobe.stats.choice import Method as Method
 from mechprobe.stats.choice import predict as predict
+from mechprobe.stats.crossed import crossed_interval as crossed_interval
 from mechprobe.stats.decisions import accuracy as accuracy
 from mechprobe.stats.decisions import centred as centred
 from mechprobe.stats.decisions import decisions as decisions
