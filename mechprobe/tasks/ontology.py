@@ -66,8 +66,10 @@ def ontology(
         ValueError: ``n`` does not divide into a multiple of 4 for each cell, or ``steps``,
             ``distractors`` or ``premises`` are out of range.
 
-    >>> print(ontology(4, steps=1, distractors=0).examples[0].prompt)
-    Crindles are light. Yondels are not light. Tom is a crindle. Jack is a yondel.
+    >>> found = ontology(4, steps=1, distractors=0)
+    >>> print(found.examples[0].prompt)  # doctest: +NORMALIZE_WHITESPACE
+    Every yondel is not light. Crindles are vintles. Yondels are tuls. Every crindle is light.
+    Tom is a crindle. Jack is a vintle. Jack is a yondel. Tom is a tul.
     True or false: Tom is light.
     Answer:
     """
