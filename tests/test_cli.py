@@ -109,7 +109,7 @@ def test_heads_reads_files_and_prints_json(
     file = tasks.select_and_copy(30, options=3, seed=1).save(tmp_path / "t.jsonl")
     assert _run("heads", "--model", reader, "--task", str(file), "--n", "20", "--json") == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["schema"] == "mechprobe/head_selection/1"
+    assert record["schema"] == "mechprobe/head_selection/2"
     assert record["provenance"]["seed"] == 0
 
 

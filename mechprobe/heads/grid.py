@@ -27,8 +27,8 @@ def difficulty(
     r"""Score ``tasks.ontology`` over steps and distractors, and test one selection cell by cell.
 
     Heads are chosen once, on theories of all cells pooled; every cell is tested on theories that
-    took no part in it. The task is built so that no audited shortcut is above chance; the best one
-    is reported in every cell all the same.
+    took no part in it. The task is built so that no audited shortcut is above chance, but for
+    the look-up that one step is; the best one is reported in every cell all the same.
 
     Args:
         model: A TransformerLens model with a tokenizer.
