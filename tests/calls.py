@@ -57,7 +57,7 @@ def choice() -> Any:
 def logic() -> Any:
     import mechprobe as mp
 
-    return mp.tasks.ontology(4, 1, 0, seed=0)
+    return mp.tasks.ontology(8, 1, 0, seed=0)
 
 
 @cache

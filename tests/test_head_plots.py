@@ -94,7 +94,7 @@ def test_a_selection_draws_its_calibration_map(results: dict[str, Any]) -> None:
     np.testing.assert_array_equal(figure.data[0].z, found.data["accuracy_calibration"].values)
     assert {(s.x0, s.y0) for s in figure.layout.shapes} == {(0.5, 1.5)}
     assert f"{found.null_max:.2f} best by chance" in figure.data[0].colorbar.ticktext
-    assert "best shortcut 0.75 (polarity)" in figure.layout.title.subtitle.text
+    assert f"best shortcut {found.shortcut_accuracy:.2f} (polarity)" in figure.layout.title.subtitle.text
 
 
 def test_many_heads_get_few_labels() -> None:
@@ -132,7 +132,11 @@ def test_the_null_histogram_marks_what_was_found(results: dict[str, Any]) -> Non
     bars, heads, model, shortcut = figure.data
     assert sum(bars.y) == pytest.approx(1)
     assert np.dot(bars.x, bars.y) == pytest.approx(found.data["null_accuracy"].values.mean())
-    for trace, at in ((heads, found.accuracy), (model, found.model_accuracy), (shortcut, 0.75)):
+    for trace, at in (
+        (heads, found.accuracy),
+        (model, found.model_accuracy),
+        (shortcut, found.shortcut_accuracy),
+    ):
         assert list(trace.x) == [at, at]
     low, high = figure.layout.xaxis.range
     assert low < min(bars.x)
@@ -166,7 +170,7 @@ def test_difficulty_grids_share_one_scale(results: dict[str, Any]) -> None:
         assert trace.coloraxis == "coloraxis"
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 1)
     titles = [a.text for a in figure.layout.annotations]
-    assert titles == ["model, space", "head L2H1", "shortcut: polarity (whole task)"]
+    assert titles == ["model, space", "head L2H1", "shortcut: polarity"]
     assert "2 steps, 0 distractors" in figure.data[1].hovertext[1][0]
 
 

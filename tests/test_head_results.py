@@ -42,6 +42,7 @@ def scores_data(
             "score": (("example", "candidate", "layer", "head"), score),
             "answer": ("example", answer),
             "group": ("example", group),
+            "block": ("example", np.arange(n)),
             "steps": ("example", np.tile(np.repeat([1, 2, 3], 2), n)[:n]),
             "distractors": ("example", np.tile(np.repeat([0, 2], 6), n)[:n]),
             "candidate_text": (("example", "candidate"), np.array([names] * n, dtype=object)),
@@ -50,6 +51,9 @@ def scores_data(
             "shortcut_low": ("shortcut", [0.44, 0.69]),
             "shortcut_high": ("shortcut", [0.56, 0.8]),
             "chance": ("shortcut", [1 / n_candidates] * 2),
+            # Of four examples in two groups, "length" is right on two, "polarity" on three.
+            "shortcut_right": (("shortcut", "example"), np.tile([[1.0, 0, 1, 0], [1, 0, 1, 1]], n)[:, :n]),
+            "shortcut_half": ("example", np.arange(n) // 4 % 2),
         },
         coords={
             "layer": np.arange(n_layers),
@@ -159,7 +163,14 @@ def test_a_selection_says_everything_it_must(results: dict[str, Any]) -> None:
     assert found.p_value == pytest.approx(1 / 201)
     assert found.null_max == pytest.approx(float(found.data["null_best"].mean()))
     assert found.shortcut_name == "polarity"
-    assert found.shortcut_accuracy == 0.75
+    held_out = scores_data().isel(example=found.data["held_out"].values)
+    by_rule = held_out["shortcut_right"].mean("example").values
+    assert found.shortcut_accuracy == by_rule[1] == pytest.approx(0.75, abs=0.05)
+    gap = found.data["beyond_shortcut"].values
+    np.testing.assert_allclose(gap, found.accuracy - by_rule)
+    assert (found.data["beyond_shortcut_low"] < gap).all()
+    assert (found.data["beyond_shortcut_high"] > gap).all()
+    assert found.summary().loc["head minus best shortcut", "accuracy"] == pytest.approx(gap[1])
     p = found.data["head_p"]
     listed = [float(p.sel(layer=layer, head=head)) for layer, head in found.fdr_heads]
     assert found.fdr_heads[0] == (2, 1)
@@ -172,11 +183,11 @@ def test_a_selection_says_everything_it_must(results: dict[str, Any]) -> None:
         r"L2H1: 0\.\d\d \[0\.\d\d, 0\.\d\d\] on 120 held-out examples, p = 0\.005 \(mid-p 0\.0025\); "
         r"best of 12 heads by chance 0\.5\d \(on 120 calibration examples\); model 0\.50, "
         r"calibrated 0\.\d\d; "
-        r"best shortcut 0\.75 \(polarity\)"
+        r"best shortcut 0\.7\d \(polarity\)"
     )
     assert re.search(said, repr(found))
     assert re.search(said, found._repr_html_())
-    assert "audit of the task" in found.summary()["note"].tolist()
+    assert "paired, all shortcuts together" in found.summary()["note"].tolist()
 
 
 def test_sections_say_what_their_figures_do_not(
@@ -253,6 +264,7 @@ def test_a_task_without_audit_says_so() -> None:
     found = scores_of(data).select(n_permutations=10, n_bootstrap=10)
     assert found.shortcut_name == "none audited"
     assert np.isnan(found.shortcut_accuracy)
+    assert np.isnan(found.summary().loc["head minus best shortcut", "accuracy"])
     assert "(none audited)" in repr(found)
 
 

@@ -108,21 +108,19 @@ def test_difficulty_splits_held_out_examples_into_cells() -> None:
     cell = (data["steps"].values[test] == 2) & (data["distractors"].values[test] == 0)
     expected = alone.data["right"].values[cell].mean()
     assert float(found.data["head_accuracy"].sel(steps=2, distractors=0)) == expected
-    assert found.data["shortcut_scope"].item() == "pooled"
-    assert (found.data["shortcut_accuracy"] == 0.75).all()
+    assert found.data["shortcut_name"].item() == "polarity"
+    rule = data["shortcut_right"].sel(shortcut="polarity").values[test]
+    assert float(found.data["shortcut_accuracy"].sel(steps=2, distractors=0)) == rule[cell].mean()
 
 
-def test_difficulty_gives_shortcuts_cell_by_cell_where_they_are_known() -> None:
+def test_difficulty_gives_shortcuts_cell_by_cell() -> None:
     from mechprobe.heads.by_difficulty import difficulty_of
 
     data = scores_data()
-    right = np.full((240, 2), np.nan)
-    right[:, 1] = data["steps"].values == 1
-    data["shortcut_right"] = (("example", "shortcut"), right)
+    data["shortcut_right"][0] = 0.0
+    data["shortcut_right"][1] = data["steps"] == 1
     found = difficulty_of(scores_of(data), n_bootstrap=20)
-    assert found.data["shortcut_scope"].item() == "cell"
     assert found.data["shortcut_accuracy"].mean("distractors").values.tolist() == [1, 0, 0]
-    assert "(whole task)" not in str(found.plot().to_dict())
 
 
 def test_the_shortcut_by_cell_is_chosen_where_the_head_is() -> None:

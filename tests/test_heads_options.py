@@ -148,7 +148,7 @@ def test_a_reader_of_texts(task_model: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_one_spelling_for_all(task_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The spelling is chosen on the questions as they are, and kept for the permuted ones."""
+    """The spelling likelier to be said to the questions as they are is kept for the permuted ones."""
     task = questions(40)
     prompts = {e.prompt for e in task}
 
@@ -158,9 +158,9 @@ def test_one_spelling_for_all(task_model: Any, monkeypatch: pytest.MonkeyPatch) 
         return [-0.1 if c == right else -3.0 for c in range(4)]
 
     def spaced(example: Any) -> list[float]:
-        """Right on the permuted questions only."""
+        """Right on the permuted questions only, and less sure of itself."""
         right = 0 if example.prompt in prompts else example.answer
-        return [-0.1 if c == right else -3.0 for c in range(4)]
+        return [-0.3 if c == right else -3.0 for c in range(4)]
 
     found = robustness(monkeypatch, task_model, task, spaced, bare).sel(reader="model")
     assert float(found.accuracy) == 1.0

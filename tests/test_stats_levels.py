@@ -176,3 +176,59 @@ def test_nothing_to_permute_is_not_known() -> None:
     )
     with pytest.raises(ValueError, match="n_permutations must be at least 1; got 0"):
         best_by_permutation(decided, group, group, np.full(5, 2), n_permutations=0)
+
+
+def of_forms(seed: int, n_pairs: int = 50, n_heads: int = 60) -> tuple[Any, Any, Any, Any]:
+    """Return heads that read a pair's form and the polarity asked for; twins differ in truth only."""
+    rng = np.random.default_rng(seed)
+    pair = np.repeat(np.arange(n_pairs), 4)
+    theory = np.repeat(np.arange(2 * n_pairs), 2)
+    answer = np.tile([0, 1, 1, 0], n_pairs)
+    by_form = rng.normal(size=(n_pairs, 1, 2, 1, n_heads)) + rng.normal(size=(n_pairs, 1, 1, 2, n_heads))
+    score = np.broadcast_to(by_form, (n_pairs, 2, 2, 2, n_heads)).reshape(4 * n_pairs, 2, n_heads)
+    return score + 0.1 * rng.normal(size=score.shape), answer, pair, theory
+
+
+def test_twins_change_their_truth_together() -> None:
+    from mechprobe.stats.permutation import exchange, permutation_scheme
+
+    _, answer, pair, theory = of_forms(0, n_pairs=3)
+    scheme = permutation_scheme(answer, pair, theory)
+    assert scheme == "blocks within groups"
+    swap = exchange(answer, pair, np.full(12, 2), scheme, theory)
+    assert round(10**swap.log10_relabellings) == 2**3
+    rows = np.unique(swap.permuted(200, np.random.default_rng(0)), axis=0)
+    assert len(rows) == 2**3
+    for row in rows.reshape(-1, 3, 4).tolist():
+        assert all(four in ([0, 1, 1, 0], [1, 0, 0, 1]) for four in row)
+
+
+def test_heads_of_form_are_no_finding() -> None:
+    """With the theory for a group, P(p >= 0.95) was 0.90 and held-out means were 0.405."""
+    from mechprobe.stats import select_heads
+
+    found = []
+    for seed in range(60):
+        score, answer, pair, theory = of_forms(seed)
+        found.append(
+            select_heads(score, answer, pair, block=theory, seed=seed, n_permutations=99, n_bootstrap=1)
+        )
+    p = np.array([x.p_value for x in found])
+    # Three standard errors of 60 draws.
+    assert np.mean(p <= 0.05) <= 0.05 + 0.085
+    # Twins say nearly the same, so that many counts are equal: only mid-p is even on both sides.
+    assert np.mean([x.p_mid >= 0.95 for x in found]) <= 0.05 + 0.085
+    assert np.mean([x.right.mean() for x in found]) == pytest.approx(0.5, abs=0.03)
+    heads = np.array([x.by_head.p for x in found])
+    assert np.mean(heads <= 0.05) <= 0.06
+
+
+def test_a_head_that_knows_is_found_among_twins() -> None:
+    from mechprobe.stats import select_heads
+
+    score, answer, pair, theory = of_forms(1)
+    score = score.copy()
+    score[np.arange(200), answer, 9] += 3
+    found = select_heads(score, answer, pair, block=theory, n_permutations=999, n_bootstrap=1)
+    assert found.chosen.head.tolist() == [[9]]
+    assert found.p_value == 0.001

@@ -1,6 +1,7 @@
 """The audit finds what was planted, and nothing where nothing was."""
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,8 +130,9 @@ def test_a_planted_leak_is_found_and_chance_is_not_taken_for_one(name: str) -> N
     labels = [e.answer for e in task]
     random.Random(1).shuffle(labels)
     shuffled = audit(_with_labels(task, labels))
-    # 200 questions: four standard errors.
+    # 400 questions: five standard errors.
     assert 0.36 < shuffled[name].accuracy < 0.64, shuffled
+    assert shuffled[name].low <= 0.5
 
 
 @pytest.mark.parametrize("name", ["last_polarity", "majority_polarity", "subject_frequency"])
@@ -160,6 +162,17 @@ def test_a_leak_in_the_context_is_not_one_of_the_statement(name: str) -> None:
         ("subject_frequency", "Bifs are not sweet. Dops are sweet. A bif is big. Kels are sweet.",
          "Max is sweet.", "other"),
         ("subject_frequency", "Bifs are not sweet. Dops are sweet.", "Max is sweet.", "tie"),
+        ("connectivity", "Max is a bif. Dops are bifs. Dops are sweet. Kels are not sweet.",
+         "Max is sweet.", "same"),
+        ("connectivity", "Max is a bif. Dops are bifs. Dops are sweet. Kels are not sweet. A kel is a "
+         "dop.", "Max is sweet.", "tie"),
+        ("connectivity", "Dops are sweet.", "Max is sweet.", "tie"),
+        ("connectivity", "Max is sweet.", "Max is not sweet.", "other"),
+        ("shortest_path", "Max is a bif. Dops are bifs. Dops are sweet. Kels are not sweet. A kel is a "
+         "dop.", "Max is sweet.", "same"),
+        ("shortest_path", "Max is a bif. Dops are bifs. Dops are sweet. Bifs are not sweet.",
+         "Max is sweet.", "other"),
+        ("shortest_path", "Max is a bif. Bifs are sweet. Bifs are not sweet.", "Max is sweet.", "tie"),
         ("last_sentence_overlap", "Max is sweet. Max is big.", "Max is sweet.", 0.5),
         ("word_overlap", "Max is sweet. Max is big.", "Max is sweet.", 1.0),
         ("statement_length", "Max is big.", "Max is not sweet.", 4.0),
@@ -259,24 +272,85 @@ def test_select_and_copy_is_solved_by_overlap_alone() -> None:
     assert found.chance == pytest.approx(1 / 6)
 
 
-def test_halves_never_cut_a_group() -> None:
-    from mechprobe.tasks import ontology
+def test_halves_never_cut_a_group_and_hold_every_answer_equally_often() -> None:
+    from mechprobe.tasks import ontology, select_and_copy
     from mechprobe.tasks.audit import halves
 
-    task = ontology(200, [1, 2], [0, 3])
+    task = ontology(240, [1, 2], [0, 3])
     for seed in range(5):
-        fit, test = halves(task, seed)
-        assert len(fit) == len(test) == 100
-        assert not {e.group for e in fit} & {e.group for e in test}
-    assert halves(task, 0) != halves(task, 1)
-    assert halves(task, 0) == halves(task, 0)
+        half = halves(task, seed)
+        assert sorted(half.tolist()) == [0] * 120 + [1] * 120
+        sides = [{e.group for e, h in zip(task, half, strict=True) if h == side} for side in (0, 1)]
+        assert not sides[0] & sides[1]
+    assert halves(task, 0).tolist() != halves(task, 1).tolist()
+    assert halves(task, 0).tolist() == halves(task, 0).tolist()
+    for n in (40, 41, 43):
+        copy = select_and_copy(n)
+        half = halves(copy, 0)
+        counts = [Counter(e.answer for e, h in zip(copy, half, strict=True) if h == s) for s in (0, 1)]
+        assert all(abs(counts[0][place] - counts[1][place]) <= 1 for place in range(4))
+
+
+def test_the_most_frequent_answer_of_a_balanced_task_is_at_chance() -> None:
+    """By halves drawn at random it was at 0.475."""
+    from mechprobe.tasks import audit
+
+    task = _logic(_majority_answer)
+    for seed, n_true in enumerate((N // 2, N // 2 - 1)):
+        labels = [int(i < n_true) for i in range(N)]
+        random.Random(seed).shuffle(labels)
+        found = audit(_with_labels(task, labels), seed=seed)["majority_answer"].accuracy
+        assert found == pytest.approx(max(n_true, N - n_true) / N, abs=1e-9)
+
+
+@pytest.mark.parametrize(("n_contexts", "each", "shared"), [(100, 1, True), (40, 9, True), (40, 3, False)])
+def test_random_labels_are_not_called_a_shortcut(n_contexts: int, each: int, shared: bool) -> None:
+    """Some shortcut was above chance in 10 % of such audits, and in 50 % with labels by context."""
+    from dataclasses import replace
+
+    from mechprobe.tasks import Task, audit, logic_example
+
+    rng = random.Random(0)
+    made = [
+        logic_example(
+            context, f"The {rng.choice(FILLER)} {_is(rng.random() < 0.5)} sweet.", ("true", "false"), "true",
+            group=context,
+        )
+        for g in range(n_contexts)
+        for context in [f"{g}. {_filler(rng, rng.randint(2, 9))} The lamp is sweet."]
+        for _ in range(each)
+    ]  # fmt: skip
+    called = 0
+    for seed in range(10):
+        by_context = [rng.randrange(2) for _ in range(n_contexts)]
+        labels = [by_context[i // each] if shared else rng.randrange(2) for i in range(len(made))]
+        task = Task("random", tuple(replace(e, answer=a) for e, a in zip(made, labels, strict=True)))
+        called += bool(audit(task, seed=seed).above_chance)
+    # At 5 % three or more of ten come once in ninety times; at 50 %, nineteen times in twenty.
+    assert called <= 2
+
+
+def test_every_question_is_tried_by_what_was_learnt_on_the_other_half() -> None:
+    from mechprobe.tasks import audit
+
+    task = _logic(_context_length)
+    found = audit(task)
+    assert found.right.shape == (len(found.scores), N)
+    for score, right in zip(found.scores, found.right, strict=True):
+        assert right.mean() == pytest.approx(score.accuracy)
+    # By hand: no statement is negated, so the answer that is more frequent in the other half.
+    row = [s.name for s in found.scores].index("negation")
+    for i in range(0, N, 37):
+        other = [e.label for e, h in zip(task, found.half, strict=True) if h != found.half[i]]
+        most = min(set(other), key=lambda label: (-other.count(label), label))
+        assert found.right[row, i] == (task[i].label == most)
 
 
 def test_one_group_cannot_be_audited() -> None:
     from mechprobe.tasks import audit, ontology
 
-    with pytest.raises(ValueError, match="is one group of 2 questions; an audit needs two groups"):
-        audit(ontology(2))
+    with pytest.raises(ValueError, match="is one group of 4 questions; an audit needs two groups"):
+        audit(ontology(4))
 
 
 def test_an_audit_shows_itself() -> None:
@@ -287,23 +361,14 @@ def test_an_audit_shows_itself() -> None:
     found = audit(replace(ontology(40), name="<b>mine</b>"))
     frame = found.to_dataframe()
     assert list(frame["name"]) == [s.name for s in found.scores]
-    assert set(frame["n_test"]) == {20}
+    assert set(frame["n"]) == {40}
+    assert "40 questions in 10 groups" in repr(found)
     assert frame["accuracy"].max() == found.worst.accuracy
     assert ((frame["low"] <= frame["accuracy"]) & (frame["accuracy"] <= frame["high"])).all()
     assert all(s.name in repr(found) for s in found.scores)
     assert "<b>mine" not in found._repr_html_()
     with pytest.raises(KeyError, match="no shortcut 'luck'; audited: majority_answer, negation"):
         found["luck"]
-
-
-@pytest.mark.parametrize(("right", "n"), [(0, 10), (5, 10), (10, 10), (700, 1000)])
-def test_interval_is_wilsons(right: int, n: int) -> None:
-    from scipy.stats import binomtest
-
-    from mechprobe.tasks.audit import wilson
-
-    theirs = binomtest(right, n).proportion_ci(method="wilson")
-    assert wilson(right / n, n) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
 
 
 def test_pararule_plus_is_solved_by_polarity(data_folder: Path) -> None:
@@ -325,7 +390,7 @@ def test_solved_examples_before_a_question_are_not_its_context() -> None:
     from mechprobe import tasks
 
     task = tasks.ontology(48, 2, 3)
-    led, plain = task.with_shots(1), task[2:]
+    led, plain = task.with_shots(1), task[4:]
     assert led[0].lead > 0
     assert [s.accuracy for s in tasks.audit(led).scores] == [s.accuracy for s in tasks.audit(plain).scores]
     assert led[0].prompt[led[0].lead :] == plain[0].prompt

@@ -162,9 +162,9 @@ def test_what_has_no_options_is_not_reordered() -> None:
     from mechprobe.tasks.choice import permuted, rotated
 
     with pytest.raises(ValueError, match=r"question 0 of .* has no lettered options to reorder"):
-        permuted(ontology(2))
+        permuted(ontology(4))
     with pytest.raises(ValueError, match="has no lettered options"):
-        rotated(ontology(2), 1)
+        rotated(ontology(4), 1)
     with pytest.raises(ValueError, match="keep_last=3 leaves 1 of the 4 options"):
         permuted(select_and_copy(4), keep_last=3)
     with pytest.raises(ValueError, match="keep_last is not negative"):

@@ -10,6 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
+def test_debiasing_keeps_pairs_of_theories_whole() -> None:
+    """Denied statements that are false are too many; questions alone would be left out of pairs."""
+    from mechprobe.tasks import debiased, ontology
+
+    task = ontology(160)
+    odd = [i for i, e in enumerate(task) if not (int(e.group.split()[-1]) % 4 == 0 and i % 4 == 0)]
+    left = debiased(task.take(odd), ["negation"])
+    sizes = Counter(e.group for e in left)
+    whole = Counter(e.group for e in task.take(odd))
+    assert all(sizes[g] == whole[g] for g in sizes)
+    counts = Counter((e.label, " not " in e.text(e.statement)) for e in left if e.statement)
+    assert counts["true", True] == counts["false", True]
+    assert counts["true", False] == counts["false", False]
+    assert len(left) >= 120
+
+
 def test_multi_logieval_falls_to_one_half(data_folder: Path) -> None:
     from mechprobe.tasks import audit, debiased, load
 

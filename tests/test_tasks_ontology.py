@@ -49,7 +49,7 @@ def test_every_label_follows_from_the_text_in_the_stated_steps(
 
 @settings(max_examples=40)
 @given(steps=steps_of, distractors=distractors_of, seed=seeds, premises=orders)
-def test_a_theory_has_two_chains_and_the_distractors_asked_for(
+def test_a_theory_has_two_chains_four_traps_and_the_distractors_asked_for(
     steps: int, distractors: int, seed: int, premises: Any
 ) -> None:
     from mechprobe.tasks import ontology
@@ -58,7 +58,7 @@ def test_a_theory_has_two_chains_and_the_distractors_asked_for(
     for example in ontology(4, steps, distractors, seed=seed, premises=premises):
         context, statement = _context_and_statement(example)
         theory = read_theory(context)
-        assert len(theory) == len(set(theory)) == 2 * (steps + 1) + distractors
+        assert len(theory) == len(set(theory)) == 2 * (steps + 3) + distractors
         kinds: Any = example.meta["distractor_kinds"]
         assert len(kinds) == distractors == example.distractors
         assert max(Counter(kinds).values(), default=0) <= -(-distractors // 5)
@@ -77,30 +77,28 @@ def test_a_theory_has_two_chains_and_the_distractors_asked_for(
 @given(
     steps=st.lists(steps_of, min_size=1, max_size=3, unique=True),
     distractors=st.lists(distractors_of, min_size=1, max_size=3, unique=True),
-    theories=st.integers(1, 4),
+    pairs=st.integers(1, 3),
     seed=seeds,
 )
 def test_labels_and_conclusions_balance_in_every_cell(
-    steps: list[int], distractors: list[int], theories: int, seed: int
+    steps: list[int], distractors: list[int], pairs: int, seed: int
 ) -> None:
     from mechprobe.tasks import ontology
 
-    n = 2 * theories * len(steps) * len(distractors)
+    n = 4 * pairs * len(steps) * len(distractors)
     task = ontology(n, steps, distractors, seed=seed)
     assert len(task) == n
     cells = Counter((e.steps, e.distractors, e.label) for e in task)
     assert cells == {
-        (s, d, label): theories for s in steps for d in distractors for label in ("true", "false")
+        (s, d, label): 2 * pairs for s in steps for d in distractors for label in ("true", "false")
     }
     positive = Counter(
         (e.steps, e.distractors) for e in task
         if (e.label == "true") != (" not " in e.text(e.statement or e.options[0].line))
     )  # fmt: skip
-    for cell in {(s, d) for s in steps for d in distractors}:
-        # Two questions per theory say it; an odd theory is left over.
-        assert abs(positive[cell] - theories) <= theories % 2
-    groups = Counter(e.group for e in task)
-    assert set(groups.values()) == {2}
+    assert positive == {(s, d): 2 * pairs for s in steps for d in distractors}
+    assert set(Counter(e.group for e in task).values()) == {4}
+    assert set(Counter((e.group, e.block) for e in task).values()) == {2}
 
 
 @given(steps=steps_of, distractors=distractors_of, seed=seeds)
@@ -108,7 +106,7 @@ def test_labels_and_conclusions_balance_in_every_cell(
 def test_spans_and_groups(steps: int, distractors: int, seed: int) -> None:
     from mechprobe.tasks import ontology
 
-    task = ontology(2, steps, distractors, seed=seed)
+    task = ontology(4, steps, distractors, seed=seed)[:2]
     for example in task:
         assert example.statement
         context, statement = _context_and_statement(example)
@@ -140,8 +138,8 @@ def test_more_questions_begin_with_the_same_ones() -> None:
     from mechprobe.tasks import ontology
 
     assert ontology(20, 2, 3).examples[:8] == ontology(8, 2, 3).examples
-    cell = [e for e in ontology(24, [2, 4], [3, 1]).examples if (e.steps, e.distractors) == (2, 3)]
-    assert tuple(cell) == ontology(6, 2, 3).examples
+    cell = [e for e in ontology(32, [2, 4], [3, 1]).examples if (e.steps, e.distractors) == (2, 3)]
+    assert tuple(cell) == ontology(8, 2, 3).examples
 
 
 def test_paired_theories_share_their_form_and_swap_the_chain_asked_about() -> None:
@@ -158,6 +156,8 @@ def test_paired_theories_share_their_form_and_swap_the_chain_asked_about() -> No
         ]
         assert forms[0] == forms[1]
         assert a.label != b.label
+        assert a.group == b.group
+        assert a.block != b.block
         where = [
             next(i for i, s in enumerate(read_theory(e.prompt.split("\n")[0]))
                  if isinstance(s, Fact) and s.entity == who)
@@ -187,17 +187,17 @@ def test_every_distractor_kind_turns_up_about_equally_often() -> None:
     drawn: list[Any] = [e.meta["distractor_kinds"] for e in ontology(2000, 2, 1)]
     kinds = Counter(kind for one in drawn for kind in one)
     assert set(kinds) == set(KINDS)
-    # 2,000 questions of 1,000 theories of 500 shapes: 400 each, sd about 36.
+    # 2,000 questions of 500 shapes: 400 each, sd about 36.
     assert all(240 < n < 560 for n in kinds.values())
 
 
 @pytest.mark.parametrize(
     ("n", "steps", "distractors", "says"),
     [
-        (3, 2, 2, "the nearest that does is 2 or 4"),
-        (2000, range(1, 6), range(6), "nearest that does is 1980 or 2040"),
-        (10, range(1, 6), range(6), "nearest that does is 60"),
-        (0, 2, 2, "nearest that does is 2"),
+        (6, 2, 2, "n=6 does not give a multiple of 4 to each of 1 cells.*nearest that does is 4 or 8"),
+        (2000, range(1, 6), range(6), "nearest that does is 1920 or 2040"),
+        (10, range(1, 6), range(6), "nearest that does is 120"),
+        (0, 2, 2, "nearest that does is 4"),
         (2, 0, 2, r"steps=0 is out of range; give one or several of 1\.\.6"),
         (2, 7, 2, "steps=7 is out of range"),
         (2, 2, 9, r"distractors=9 is out of range; give one or several of 0\.\.8"),
@@ -269,10 +269,129 @@ def test_checker_refuses_what_is_not_so() -> None:
     assert decide("Max is a bif. Every bif is a dop. Dops are bifs.", "Max is sweet.") is None
 
 
+def _graph(example: Any) -> tuple[str, dict[str, set[str]], dict[bool, list[str]]]:
+    """Return whom the question is about, which words are linked, and which have the property.
+
+    Links are read both ways, facts and rules alike.
+    """
+    from mechprobe.tasks.proof import read_sentence, read_theory
+
+    context, statement = _context_and_statement(example)
+    asked: Any = read_sentence(statement)
+    links: dict[str, set[str]] = {}
+    ends: dict[bool, list[str]] = {True: [], False: []}
+    for sentence in read_theory(context):
+        if sentence.claim.word == asked.claim.word:
+            ends[sentence.claim.positive].append(sentence[0])
+            continue
+        links.setdefault(sentence[0], set()).add(sentence.claim.word)
+        links.setdefault(sentence.claim.word, set()).add(sentence[0])
+    return asked.entity, links, ends
+
+
+def _distances(links: dict[str, set[str]], start: str) -> dict[str, int]:
+    found = {start: 0}
+    for word in (queue := [start]):
+        for near in links.get(word, set()):
+            if near not in found:
+                found[near] = found[word] + 1
+                queue.append(near)
+    return found
+
+
+@settings(max_examples=60)
+@given(steps=steps_of, distractors=distractors_of, seed=seeds, premises=orders)
+def test_without_direction_both_endings_are_reached_and_equally_far(
+    steps: int, distractors: int, seed: int, premises: Any
+) -> None:
+    from mechprobe.tasks import ontology
+
+    for example in ontology(4, steps, distractors, seed=seed, premises=premises):
+        entity, links, ends = _graph(example)
+        far = _distances(links, entity)
+        reached = {p: sorted(far[w] for w in ends[p] if w in far) for p in ends}
+        # One step: the look-up is the reasoning, and the other ending one link further.
+        assert sorted(reached.values()) == ([[1], [2]] if steps == 1 else [[steps], [steps]])
+
+
+def _colours(links: dict[str, set[str]], start: str) -> dict[str, int]:
+    """Return what passing messages along links could ever tell of each word (Weisfeiler and Leman)."""
+    colour = {w: int(w == start) for w in links}
+    for _ in links:
+        seen = {w: (colour[w], tuple(sorted(colour[v] for v in links[w]))) for w in links}
+        names = {s: i for i, s in enumerate(sorted(set(seen.values())))}
+        colour = {w: names[s] for w, s in seen.items()}
+    return colour
+
+
+def test_no_reader_without_direction_can_tell_the_endings_apart() -> None:
+    from mechprobe.tasks import ontology
+
+    for steps in range(2, 7):
+        for example in ontology(40, steps, 0, seed=steps):
+            entity, links, ends = _graph(example)
+            colour = _colours(links, entity)
+            assert [colour[w] for w in ends[True]] == [colour[w] for w in ends[False]]
+
+
+def test_side_branches_tell_nothing_to_a_reader_without_direction() -> None:
+    """Learn which neighbourhood of an ending goes with its being proved; try it on new pairs."""
+    from mechprobe.tasks import ontology
+
+    counts: dict[Any, Counter[bool]] = {}
+    right: list[float] = []
+    for seed in (0, 1):
+        for example in ontology(2400, [2, 3], [3, 5], seed=seed):
+            entity, links, ends = _graph(example)
+            far = _distances(links, entity)
+            # How many words lie how far from the entity and from the ending, for both endings.
+            views = {}
+            for p in ends:
+                end = next(w for w in ends[p] if w in far)
+                near = _distances(links, end)
+                views[p] = tuple(sorted((far[w], near[w], len(links[w])) for w in far))
+            truth = (example.label == "true") != (" not " in _context_and_statement(example)[1])
+            if seed == 0:
+                counts.setdefault((views[True], views[False]), Counter())[truth] += 1
+            elif len(set(views.values())) == 2 and (views[True], views[False]) in counts:
+                known = counts[views[True], views[False]]
+                guess = known[True] - known[False]
+                right.append(0.5 if guess == 0 else float((guess > 0) == truth))
+    assert len(right) > 800
+    # In fours at worst: standard error of 200 pairs 0.035.
+    assert abs(sum(right) / len(right) - 0.5) < 0.1
+
+
+def test_heads_that_read_only_the_form_are_at_chance_where_pairs_are_whole() -> None:
+    """With each theory a group of its own they were right on 0.405 of held-out questions."""
+    import numpy as np
+
+    from mechprobe.stats import select_heads
+    from mechprobe.tasks import ontology
+
+    task = ontology(160, 2, 2)
+    form = np.arange(160) // 4
+    denied = np.array([" not " in _context_and_statement(e)[1] for e in task])
+    answer = np.array([e.answer for e in task])
+    rng = np.random.default_rng(0)
+    for seed in range(5):
+        # Which ending a head believes in, by form; it says so of both statements of both theories.
+        believes = rng.integers(0, 2, (40, 60))[form]
+        score = np.zeros((160, 2, 60))
+        score[:, 0] = np.where(denied[:, None], 1 - believes, believes) - 0.5
+        found = select_heads(score, answer, task.design.group, seed=seed, n_permutations=20, n_bootstrap=20)
+        assert found.right.mean() == 0.5
+        assert (found.accuracy_calibration == 0.5).all()
+
+
 def test_no_shortcut_is_above_chance() -> None:
     from mechprobe.tasks import audit, ontology
 
-    task = ontology(2040, range(1, 6), range(6), seed=0)
-    found = audit(task.take(range(2000)), seed=0)
-    assert (found.n_fit, found.n_test) == (1000, 1000)
-    assert found.worst.accuracy <= 0.56, found
+    found = audit(ontology(1920, range(2, 6), range(6), seed=0), seed=0)
+    assert not found.above_chance, found
+    assert found.worst.accuracy <= 0.53, found
+    for name in ("connectivity", "shortest_path"):
+        assert found[name].accuracy == 0.5
+    one = audit(ontology(240, 1, range(6), seed=0), seed=0)
+    assert one.above_chance == ["shortest_path"]
+    assert one["connectivity"].accuracy == 0.5

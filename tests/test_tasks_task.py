@@ -1,8 +1,10 @@
 """Tasks: what an example may be, and what can be done with many."""
 
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 
@@ -56,21 +58,69 @@ def test_drawing_examples() -> None:
             task.sample(n)
 
 
+def test_what_was_drawn_together_stays_together() -> None:
+    from mechprobe.stats import split_groups
+    from mechprobe.tasks import ontology, select_and_copy
+
+    task = ontology(48, [1, 2], [0, 1])
+    design = task.design
+    assert design.group.tolist() == [i // 4 for i in range(48)]
+    assert design.block.tolist() == [i // 2 for i in range(48)]
+    for seed in range(5):
+        drawn = task.sample(22, seed=seed)
+        sizes = np.bincount(drawn.design.group)
+        assert sorted(sizes.tolist()) == [2, 4, 4, 4, 4, 4]
+        split = split_groups(design.group, 0.5, seed=seed)
+        assert {len(part) % 4 for part in split} == {0}
+    assert len({e.group for e in task.with_shots(1)}) == len({e.group for e in task}) - 1
+    # Answers of a theory are the other theory's, turned round.
+    answers = np.array([e.answer for e in task]).reshape(-1, 2, 2)
+    assert (answers[:, 0] == 1 - answers[:, 1]).all()
+    # Without blocks questions are drawn one by one, as ever.
+    copy = select_and_copy(40)
+    where = sorted(random.Random(3).sample(range(40), 7))
+    assert copy.sample(7, seed=3).examples == tuple(copy.examples[i] for i in where)
+
+
+def test_questions_without_group_or_block_are_their_own() -> None:
+    from mechprobe.tasks import Design
+
+    group, block = Design.of(["b", "", "b", "a", ""], ["", "", "x", "x", "y"])
+    assert group.tolist() == [0, 1, 0, 2, 3]
+    assert block.tolist() == [0, 1, 2, 3, 4]
+    assert Design(group, block).units() == [[0], [1], [2], [3], [4]]
+
+
+def test_a_block_is_kept_in_files_and_changes_no_digest_where_there_is_none(tmp_path: Path) -> None:
+    from dataclasses import asdict, replace
+
+    from mechprobe.provenance import digest_json
+    from mechprobe.tasks import load, ontology
+
+    task = ontology(4)
+    assert load(task.save(tmp_path / "task.jsonl")) == task
+    alone = replace(task, examples=tuple(replace(e, block="") for e in task))
+    before = [{k: v for k, v in asdict(e).items() if k != "block"} for e in task]
+    assert alone.digest() == digest_json(before) != task.digest()
+    assert load(alone.save(tmp_path / "alone.jsonl")) == alone
+
+
 def test_shots_come_before_and_their_groups_go() -> None:
     from mechprobe.tasks import ontology
 
     task = ontology(8)
     led = task.with_shots(1)
     first = task.examples[0]
-    assert len(led) == 6
+    # With the first question go the other one about its theory and the two about its twin.
+    assert len(led) == 4
     assert first.group not in {e.group for e in led}
-    for old, new in zip(task.examples[2:], led, strict=True):
+    for old, new in zip(task.examples[4:], led, strict=True):
         assert new.prompt == f"{first.prompt} {first.label}\n\n{old.prompt}"
         assert new.statement
         assert old.statement
         assert new.text(new.statement) == old.text(old.statement)
     assert "1 shots" in led.notes
-    for n in (0, -1, 7, 8, 9):
+    for n in (0, -1, 5, 8, 9):
         with pytest.raises(ValueError, match=f"^{n} of 8 examples cannot be shots"):
             task.with_shots(n)
 
@@ -92,7 +142,7 @@ def _chat(user: str, start: str) -> str:
 def test_spans_move_into_a_template() -> None:
     from mechprobe.tasks import ontology, select_and_copy
 
-    for task in (ontology(2), select_and_copy(2)):
+    for task in (ontology(4), select_and_copy(2)):
         for old, new in zip(task, task.templated(_chat), strict=True):
             assert new.prompt.startswith("<user>")
             assert new.prompt.endswith("</user>\n<assistant>Answer:")
@@ -123,7 +173,7 @@ def test_templates_that_hide_the_question_are_refused() -> None:
 
     from mechprobe.tasks import ontology
 
-    task = ontology(2)
+    task = ontology(4)
 
     def shouting(user: str, start: str) -> str:
         return f"{user.upper()} {start}"

@@ -34,9 +34,10 @@ _MANY_TOKENS = 50_000
 def questions(work: str) -> tasks.Task:
     """Return the questions of a workload, each behind its worked examples."""
     prompts, shots = HEADS.read(work)
-    # With a shot goes the other question about its theory.
-    n_shown = shots + shots % 2
-    theories = tasks.ontology(prompts + n_shown, steps=6, distractors=8, seed=0)
+    # Questions come in fours, and with a shot goes all of its four.
+    n_shown = -(-shots // 4) * 4
+    n = n_shown + -(-prompts // 4) * 4
+    theories = tasks.ontology(n, steps=6, distractors=8, seed=0).take(range(n_shown + prompts))
     task = tasks.Task("bench", tuple(e.within(_INTRODUCTION) for e in theories))
     return task.with_shots(shots) if shots else task
 

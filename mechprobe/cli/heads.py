@@ -61,8 +61,8 @@ class Questions:
         n, extra = self.n, self.extra_options
         if self.task == "ontology":
             grid = _numbers("--steps", self.steps), _numbers("--distractors", self.distractors)
-            even = 2 * len(grid[0]) * len(grid[1])
-            return tasks.ontology(-(-n // even) * even, *grid, seed=seed)
+            whole = 4 * len(grid[0]) * len(grid[1])
+            return tasks.ontology(-(-n // whole) * whole, *grid, seed=seed)
         if self.task == "select_and_copy":
             return tasks.select_and_copy(n, self.options, seed=seed, extra_options=extra)
         known: Any = self.format

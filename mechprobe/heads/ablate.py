@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mechprobe.heads.answers import AnswerReader, Answers, Edits, choices, group_codes, margins
+from mechprobe.heads.answers import AnswerReader, Answers, Edits, choices, margins
 from mechprobe.heads.asked import Head, asked, recorded, require_heads, spelling_of
 from mechprobe.heads.interventions import HeadAblation, ablation_of
 from mechprobe.heads.places import places
@@ -109,7 +109,7 @@ def ablate_heads(
     return ablation_of(
         np.stack([choices(a) == right for a in log_probs]),
         np.stack([margins(a, right) for a in log_probs]),
-        group_codes(task),
+        task.design.group,
         conditions,
         recorded(call, session, task, chosen, best, seed),
         n_control_sets=n_control_sets(session, chosen),

@@ -17,6 +17,7 @@ from mechprobe.heads.source import (
     derived,
     model_choices,
     require_kind,
+    shortcut_accuracy,
 )
 from mechprobe.provenance import Call
 from mechprobe.results.base import Result
@@ -210,7 +211,7 @@ def _cell(
 ) -> dict[str, float]:
     """Return how the heads of ``row`` do on the held-out part of ``column``."""
     calibration, test = row.heads.split.calibration, column.heads.split.test
-    answer, group = column.source.answer, column.heads.group
+    answer, group, block = column.source.answer, column.heads.group, column.source.block
     decided = column.decided(row.chosen, method)
     found = {
         "accuracy": accuracy_interval(decided == answer[test], group[test], n_bootstrap=n_bootstrap),
@@ -224,7 +225,8 @@ def _cell(
         answer[test],
         group[test],
         column.heads.n_candidates[test],
-        permutation_scheme(answer, group),
+        permutation_scheme(answer, group, block),
+        block=block[test],
         n_permutations=n_permutations,
         seed=seed,
     )
@@ -236,8 +238,11 @@ def _baselines(parts: dict[str, Part], n_bootstrap: int) -> xr.Dataset:
     for part in parts.values():
         calibration, test = part.heads.split
         choice = better(model_choices(part.data, calibration), calibration, calibrated=False)
-        rule = best_shortcut(part.data)
-        found = {"model": accuracy_of(choice, test, part.data, n_bootstrap), "shortcut": rule.accuracy}
+        rule = best_shortcut(part.data, calibration)
+        found = {
+            "model": accuracy_of(choice, test, part.data, n_bootstrap),
+            "shortcut": shortcut_accuracy(part.data, rule, test, n_bootstrap),
+        }
         named = {"model_spelling": choice.spelling, "shortcut_name": rule.name}
         numbers = {
             f"{who}{end}": value

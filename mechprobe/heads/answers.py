@@ -11,7 +11,6 @@ from mechprobe.heads.places import SPELLINGS, Place
 from mechprobe.heads.rows import keep_at
 from mechprobe.models import Batch, Session, batches, last_stream, run
 from mechprobe.models.protocol import Edit
-from mechprobe.tasks import Task
 
 Answers = npt.NDArray[np.float64]
 # An edit of one micro-batch, for which it is made: its prompts, and the batch.
@@ -117,11 +116,3 @@ def margins(log_probs: npt.NDArray[np.float64], right: npt.NDArray[np.int64]) ->
     others = z.copy()
     np.put_along_axis(others, right[:, None], -np.inf, 1)
     return own - others.max(1)
-
-
-def group_codes(task: Task) -> npt.NDArray[np.int64]:
-    """Return the group of each example as a number, in the order of their first examples."""
-    # An example without a group shares nothing with others.
-    groups = [e.group or f"\0{i}" for i, e in enumerate(task)]
-    codes = {g: i for i, g in enumerate(dict.fromkeys(groups))}
-    return np.array([codes[g] for g in groups], np.int64)

@@ -29,11 +29,10 @@ class Difficulty(Result):
 
     ``data`` holds ``head_accuracy``, ``model_accuracy`` and ``shortcut_accuracy``, each with
     ``_low`` and ``_high``, and ``n`` (steps, distractors), over held-out examples only; ``chosen``,
-    ``model_spelling``, ``shortcut_name``. ``shortcut_scope`` is ``"cell"`` where the scores say
-    which examples a shortcut gets right, else ``"pooled"``: then every cell repeats the audit of
-    the whole task.
+    ``model_spelling``, ``shortcut_name``: the one that is right most often on them all.
     """
 
+    version: ClassVar[int] = 2
     kind: ClassVar[str] = "head_difficulty"
     papers: ClassVar[tuple[str, ...]] = ("tulchinskii2025logical",)
 
@@ -60,7 +59,7 @@ class Difficulty(Result):
         note = (
             f"Head {d['chosen'].item()}, chosen on {int(d['n_calibration'])} examples of all cells;"
             f" model spelling: {d['model_spelling'].item()}; shortcut: "
-            f"{d['shortcut_name'].item()} ({d['shortcut_scope'].item()})."
+            f"{d['shortcut_name'].item()}."
         )
         return replace(super().section(), note=note)
 
@@ -79,9 +78,7 @@ def difficulty_of(
 ) -> Difficulty:
     """Choose heads on examples of all difficulties; test them on the others, cell by cell.
 
-    Where the scores hold ``shortcut_right`` (example, shortcut; NaN: not tested), the shortcut that
-    is best on the calibration examples is given cell by cell too; otherwise the accuracy on the task
-    of the one that is best there stands in every cell.
+    The shortcut that is best on the calibration examples is given cell by cell beside it.
 
     Args:
         scores: Scores whose examples know ``steps`` and ``distractors``.
@@ -126,15 +123,13 @@ def _check_difficulty(data: xr.Dataset) -> None:
 def _difficulty_data(part: Part, right: Bool[np.ndarray, " test"], n_bootstrap: int) -> xr.Dataset:
     calibration, test = part.heads.split
     choice = better(model_choices(part.data, calibration), calibration, calibrated=False)
-    shortcut = best_shortcut(part.data)
-    answers = {"head": right.astype(np.float64), "model": choice.right[test]}
-    if "shortcut_right" in part.data:
-        by_example = part.data["shortcut_right"].transpose("example", "shortcut").astype(np.float64)
-        known = by_example.isel(example=calibration).mean("example").fillna(-1)
-        # Chosen as the head is: the best one of the held-out examples would be flattered.
-        best = by_example.isel(shortcut=int(known.argmax("shortcut")))
-        shortcut = shortcut._replace(name=str(best["shortcut"].item()))
-        answers["shortcut"] = best.values[test]
+    # Chosen as the head is: the best one of the held-out examples would be flattered.
+    shortcut = best_shortcut(part.data, calibration)
+    answers = {
+        "head": right.astype(np.float64),
+        "model": choice.right[test],
+        "shortcut": shortcut.right[test],
+    }
     levels = {a: np.unique(part.data[a].values) for a in ("steps", "distractors")}
     shape = tuple(len(v) for v in levels.values())
     n = np.zeros(shape, np.int64)
@@ -144,17 +139,10 @@ def _difficulty_data(part: Part, right: Bool[np.ndarray, " test"], n_bootstrap: 
         n[cell] = inside.sum()
         group = part.heads.group[test][inside]
         for who in WHO if n[cell] else ():
-            found = shortcut.accuracy
-            if who in answers:
-                found = accuracy_interval(answers[who][inside], group, n_bootstrap=n_bootstrap)
+            found = accuracy_interval(answers[who][inside], group, n_bootstrap=n_bootstrap)
             _put(grids, who, cell, found)
     data = xr.Dataset({k: (tuple(levels), v) for k, v in {"n": n, **grids}.items()}, coords=levels)
-    texts = {
-        "chosen": part.names,
-        "model_spelling": choice.spelling,
-        "shortcut_name": shortcut.name,
-        "shortcut_scope": "cell" if "shortcut" in answers else "pooled",
-    }
+    texts = {"chosen": part.names, "model_spelling": choice.spelling, "shortcut_name": shortcut.name}
     data["n_calibration"] = len(calibration)
     return data.assign({k: ((), np.array(v, dtype=object)) for k, v in texts.items()})
 

@@ -27,15 +27,15 @@ def difficulty(
     r"""Score ``tasks.ontology`` over steps and distractors, and test one selection cell by cell.
 
     Heads are chosen once, on theories of all cells pooled; every cell is tested on theories that
-    took no part in it. The task is built so that no audited shortcut is above chance; the best one
-    is reported in every cell all the same.
+    took no part in it. The task is built so that no audited shortcut is above chance, but for
+    the look-up that one step is; the best one is reported in every cell all the same.
 
     Args:
         model: A TransformerLens model with a tokenizer.
         steps: Rule applications, each 1 to 6.
         distractors: Sentences that play no part, each 0 to 8.
-        n: Examples of each cell, even.
-        calibration: Share of theories that heads are chosen on.
+        n: Examples of each cell, a multiple of 4.
+        calibration: Share of pairs of theories that heads are chosen on.
         method: As for ``HeadScores.select``.
         seed: Of the task and of the split.
         progress: Show a bar.
@@ -46,7 +46,7 @@ def difficulty(
         (wide ones, at small ``n``).
 
     Raises:
-        ValueError: ``n`` is odd, or a range is outside what the task can build.
+        ValueError: ``n`` is no multiple of 4, or a range is outside what the task can build.
         TypeError: ``model`` is no TransformerLens model.
 
     Example:

@@ -41,15 +41,18 @@ class HeadScores(Result):
     ``data`` holds, over ``example``, ``candidate``, ``layer`` and ``head``:
 
     - ``score`` (example, candidate, layer, head); NaN where an example has fewer candidates;
-    - ``answer``: index of the right candidate; ``group``: code of the theory, context or passage;
-      ``steps``, ``distractors``: -1 where unknown (example); ``candidate_text`` (example,
-      candidate), "" where there is none;
+    - ``answer``: index of the right candidate; ``group``, ``block``: the task's design as numbers
+      (see ``tasks.Design``); ``steps``, ``distractors``: -1 where unknown (example);
+      ``candidate_text`` (example, candidate), "" where there is none;
     - ``model_log_prob`` (example, candidate, spelling): the model's own log-probability of the
       answer's token, with a space before it or bare; NaN where that is no single token;
     - ``shortcut_accuracy``, ``shortcut_low``, ``shortcut_high``, ``chance`` (shortcut): what rules
-      that do not reason score on the same task.
+      that do not reason score on the same task, their intervals 95 % together; ``shortcut_right``
+      (shortcut, example): how right each is on each question, 0 to 1, fitted on the half of the
+      questions (``shortcut_half``, -1: no audit) that it is not in.
     """
 
+    version: ClassVar[int] = 2
     kind: ClassVar[str] = "head_scores"
     papers: ClassVar[tuple[str, ...]] = ("tulchinskii2025logical", "tulchinskii2024listening")
 
@@ -87,7 +90,7 @@ class HeadScores(Result):
 
         Returns:
             Heads, held-out accuracy with interval, p-value, and next to it the model's own
-            accuracy and the best shortcut's on the task.
+            accuracy and the best shortcut's on the same questions.
 
         Raises:
             ValueError: Scores that cannot be compared, an unknown method, ``flip`` with
@@ -108,6 +111,7 @@ class HeadScores(Result):
             found.score,
             found.answer,
             found.group,
+            block=found.block,
             calibration=calibration,
             method=method,
             k=k,
@@ -195,8 +199,8 @@ class HeadScores(Result):
             value = float(known.mean()) if len(known) else float("nan")
             note = "the model's own logits" if len(known) else "no single token"
             rows.append((choice.name, value, note))
-        shortcut = best_shortcut(self.data)
-        rows.append((f"shortcut: {shortcut.name}", shortcut.accuracy.value, "best of the audit"))
+        shortcut = best_shortcut(self.data, np.arange(self.data.sizes["example"]))
+        rows.append((f"shortcut: {shortcut.name}", float(shortcut.right.mean()), "best of the audit"))
         return pd.DataFrame(rows, columns=["who", "accuracy", "note"]).set_index("who")
 
     def _name(self, flat: int) -> str:
@@ -229,10 +233,10 @@ class HeadScores(Result):
         data = share.to_dataset(name="accuracy")
         data["chance"] = chance_level(found.exists)
         data["ceiling"] = chance_ceiling(found)
-        shortcut = best_shortcut(self.data)
+        shortcut = best_shortcut(self.data, np.arange(len(found.exists)))
         subtitle = (
             f"{self._task()}, all {len(found.exists)} examples, not held out; best shortcut "
-            f"({shortcut.name}) {shortcut.accuracy.value:.2f}"
+            f"({shortcut.name}) {shortcut.right.mean():.2f}"
         )
         return plots.accuracy_map_figure(data, "Accuracy of every head", subtitle)
 
@@ -252,10 +256,10 @@ class HeadScores(Result):
             raise ValueError(msg)
         one = self.data.sel(layer=head[0], head=head[1])
         right = float(share.sel(layer=head[0], head=head[1]))
-        shortcut = best_shortcut(self.data)
+        shortcut = best_shortcut(self.data, np.arange(self.data.sizes["example"]))
         subtitle = (
             f"{self._task()}; right on {right:.2f} of all examples, not held out; best shortcut "
-            f"({shortcut.name}) {shortcut.accuracy.value:.2f}"
+            f"({shortcut.name}) {shortcut.right.mean():.2f}"
         )
         return plots.distribution_figure(
             one[["score", "answer", "candidate_text"]], head_name(*head), subtitle

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from mechprobe import tasks
-from mechprobe.heads.answers import AnswerReader, choices, group_codes
+from mechprobe.heads.answers import AnswerReader, choices
 from mechprobe.heads.asked import Head, Heads, asked, require_heads, spelling_of
 from mechprobe.heads.head_scores import HeadScores
 from mechprobe.heads.places import places
@@ -190,7 +190,7 @@ def _dataset(
     n_options: int,
     seed: int,
 ) -> xr.Dataset:
-    groups = group_codes(task)
+    groups = task.design.group
     letters = np.arange(n_options)
     columns: dict[str, list[float]] = {}
     predicted: list[Sequence[float]] = []

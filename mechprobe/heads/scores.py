@@ -8,7 +8,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from mechprobe import tasks
-from mechprobe.heads.answers import AnswerReader, group_codes
+from mechprobe.heads.answers import AnswerReader
 from mechprobe.heads.capture import HeadReader
 from mechprobe.heads.head_scores import HeadScores
 from mechprobe.heads.lead import Lead, shared_lead
@@ -244,11 +244,13 @@ class _Cells:
         examples, width = list(self._task), self._task.n_candidates
         texts = [[*e.candidates, *[""] * (width - len(e.candidates))] for e in examples]
         lines = list(audit.scores) if audit else []
+        right = audit.right if audit else np.empty((0, len(examples)))
         per_example = {
             "answer": [e.answer for e in examples],
-            "group": group_codes(self._task),
+            **self._task.design._asdict(),
             "steps": [e.steps for e in examples],
             "distractors": [e.distractors for e in examples],
+            "shortcut_half": audit.half if audit else np.full(len(examples), -1),
         }
         shortcuts = {
             "shortcut_accuracy": [x.accuracy for x in lines],
@@ -263,6 +265,7 @@ class _Cells:
                 "model_log_prob": (("example", "candidate", "spelling"), self.own),
                 **{k: ("example", np.array(v, np.int64)) for k, v in per_example.items()},
                 **{k: ("shortcut", np.array(v, np.float64)) for k, v in shortcuts.items()},
+                "shortcut_right": (("shortcut", "example"), right),
             },
             coords={
                 "layer": self._layers,

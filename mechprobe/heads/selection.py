@@ -12,14 +12,17 @@ from mechprobe.heads.source import (
     accuracy_of,
     best_shortcut,
     better,
+    beyond_shortcuts,
     chance_level,
     head_name,
     model_choices,
+    shortcut_accuracy,
     source,
 )
 from mechprobe.provenance import digest_json
 from mechprobe.results.base import Result
 from mechprobe.stats import Interval, Selected, accuracy_interval, difference_interval, discoveries
+from mechprobe.stats.intervals import UNKNOWN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +51,9 @@ class HeadSelection(Result):
     - over ``rank``: ``chosen_layer``, ``chosen_head``, ``chosen_inverted``, best first;
     - over ``permutation``: ``null_accuracy`` (held-out accuracy of the whole selection on permuted
       labels), ``null_best`` (highest calibration accuracy of any head on them);
+    - over ``rule``, the audited shortcuts: ``beyond_shortcut`` (head minus each shortcut on
+      the same held-out examples, paired), with ``_low`` and ``_high`` that hold for all shortcuts
+      together with 95 %;
     - over ``held_out`` (indices of examples): ``right``, ``model_right`` (NaN: not known);
     - numbers: ``accuracy``, ``model``, ``model_calibrated``, ``shortcut``, ``gain`` (head minus
       model, paired), each with ``_low`` and ``_high``; ``p_value``, ``p_mid``, ``p_least`` (no
@@ -133,7 +139,7 @@ class HeadSelection(Result):
 
     @property
     def shortcut_accuracy(self) -> float:
-        """Accuracy of the best audited shortcut on the task."""
+        """Accuracy of the best audited shortcut on the same held-out examples."""
         return float(self.data["shortcut"])
 
     @property
@@ -183,6 +189,12 @@ class HeadSelection(Result):
         ]
         return " + ".join(names)
 
+    def _beyond(self) -> Interval:
+        gap = self.data["beyond_shortcut"].values
+        if gap.size == 0:
+            return UNKNOWN
+        return Interval(*(float(self.data[f"beyond_shortcut{end}"].values[gap.argmin()]) for end in ENDS))
+
     def _interval(self, name: str) -> Interval:
         return Interval(*(float(self.data[f"{name}{end}"]) for end in ENDS))
 
@@ -202,7 +214,8 @@ class HeadSelection(Result):
                 "the same examples",
             ),
             ("head minus model", *self._interval("gain"), "paired"),
-            (f"shortcut: {self.shortcut_name}", *self._interval("shortcut"), "audit of the task"),
+            (f"shortcut: {self.shortcut_name}", *self._interval("shortcut"), "the same examples"),
+            ("head minus best shortcut", *self._beyond(), "paired, all shortcuts together"),
             ("best by chance", self.null_max, unknown, unknown, "on the calibration examples"),
             ("chance", float(d["chance"]), unknown, unknown, ""),
         ]
@@ -275,14 +288,14 @@ def selection_data(scores: xr.Dataset, selected: Selected, n_bootstrap: int) -> 
     choices = model_choices(scores, calibration)
     model = better(choices, calibration, calibrated=False)
     adjusted = better(choices, calibration, calibrated=True)
-    shortcut = best_shortcut(scores)
+    shortcut = best_shortcut(scores, calibration)
     model_right = model.right[test]
     intervals = {
         "accuracy": accuracy_interval(selected.right, group, n_bootstrap=n_bootstrap),
         "model": accuracy_of(model, test, scores, n_bootstrap),
         "model_calibrated": accuracy_of(adjusted, test, scores, n_bootstrap),
         "gain": difference_interval(selected.right, model_right, group, n_bootstrap=n_bootstrap),
-        "shortcut": shortcut.accuracy,
+        "shortcut": shortcut_accuracy(scores, shortcut, test, n_bootstrap),
     }
     values: dict[str, object] = {
         "p_value": selected.p_value,
@@ -306,6 +319,9 @@ def selection_data(scores: xr.Dataset, selected: Selected, n_bootstrap: int) -> 
     data = _maps(scores, selected).assign_coords(held_out=test)
     data["right"] = ("held_out", selected.right)
     data["model_right"] = ("held_out", model_right)
+    data = data.assign_coords(rule=scores["shortcut"].values)
+    for name, gaps in beyond_shortcuts(scores, selected.right, test, n_bootstrap).items():
+        data[name] = ("rule", gaps)
     return data.assign({name: ((), value) for name, value in values.items()})
 
 

@@ -5,11 +5,19 @@ from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
 from mechprobe.provenance import Call, Provenance
-from mechprobe.stats import Interval, accuracy_interval, best_by_permutation, centred, decisions
+from mechprobe.stats import (
+    Interval,
+    accuracy_interval,
+    best_by_permutation,
+    centred,
+    crossed_interval,
+    decisions,
+)
 from mechprobe.stats.decisions import check_scores
+from mechprobe.stats.intervals import UNKNOWN
 
 ENDS = ("", "_low", "_high")
 TASK_ARGUMENTS = ("task", "score", "query", "key")
@@ -21,6 +29,7 @@ class Source(NamedTuple):
     score: Float[np.ndarray, "example candidate head"]
     answer: Int[np.ndarray, " example"]
     group: Int[np.ndarray, " example"]
+    block: Int[np.ndarray, " example"]
     exists: Bool[np.ndarray, "example candidate"]
 
 
@@ -32,6 +41,7 @@ def source(data: xr.Dataset) -> Source:
         score.reshape(*score.shape[:2], -1),
         data["answer"].values.astype(np.int64),
         data["group"].values.astype(np.int64),
+        data["block"].values.astype(np.int64),
         np.asarray(text != "", dtype=bool),
     )
 
@@ -58,7 +68,8 @@ def chance_level(exists: Bool[np.ndarray, "example candidate"]) -> float:
 
 def chance_ceiling(found: Source) -> float:
     """Return the expected best accuracy of these heads if none knew answers; NaN if not known."""
-    return best_by_permutation(decisions(found.score), found.answer, found.group, found.exists.sum(1))
+    decided, n_candidates = decisions(found.score), found.exists.sum(1)
+    return best_by_permutation(decided, found.answer, found.group, n_candidates, block=found.block)
 
 
 class ModelChoice(NamedTuple):
@@ -146,21 +157,71 @@ def accuracy_of(
 
 
 class Shortcut(NamedTuple):
-    """The best of the audited shortcuts."""
+    """One of the audited shortcuts.
+
+    Attributes:
+        name: Which one.
+        right: How right it is on every example, 0 to 1; NaN where none was audited.
+    """
 
     name: str
-    accuracy: Interval
+    right: Float[np.ndarray, " example"]
 
 
-def best_shortcut(data: xr.Dataset) -> Shortcut:
-    """Return the shortcut that scores highest in the audit made with the scores."""
-    share = data["shortcut_accuracy"].values.astype(np.float64)
-    if share.size == 0 or np.isnan(share).all():
-        unknown = float("nan")
-        return Shortcut("none audited", Interval(unknown, unknown, unknown))
-    i = int(np.nanargmax(share))
-    low, high = (float(data[f"shortcut_{end}"].values[i]) for end in ("low", "high"))
-    return Shortcut(str(data["shortcut"].values[i]), Interval(float(share[i]), low, high))
+def best_shortcut(data: xr.Dataset, examples: Int[np.ndarray, " chosen"]) -> Shortcut:
+    """Return the shortcut that is right most often on ``examples``.
+
+    Args:
+        data: Data of a ``HeadScores``.
+        examples: Where to compare; where it is to be tried, the best one would be flattered.
+
+    Returns:
+        The shortcut; one that knows no answer where there was no audit.
+    """
+    right = data["shortcut_right"].transpose("shortcut", "example").values.astype(np.float64)
+    if len(right) == 0:
+        return Shortcut("none audited", np.full(right.shape[1], np.nan))
+    best = int(right[:, examples].mean(1).argmax())
+    return Shortcut(str(data["shortcut"].values[best]), right[best])
+
+
+def shortcut_accuracy(
+    data: xr.Dataset, shortcut: Shortcut, examples: Int[np.ndarray, " chosen"], n_bootstrap: int
+) -> Interval:
+    """Return how often a shortcut that was chosen on other examples is right on ``examples``."""
+    if np.isnan(shortcut.right).all():
+        return UNKNOWN
+    group, half = (data[name].values.astype(np.int64)[examples] for name in ("group", "shortcut_half"))
+    return crossed_interval(shortcut.right[examples], group, half, n_bootstrap=n_bootstrap)
+
+
+def beyond_shortcuts(
+    data: xr.Dataset,
+    right: Num[np.ndarray, " chosen"] | Bool[np.ndarray, " chosen"],
+    examples: Int[np.ndarray, " chosen"],
+    n_bootstrap: int,
+) -> dict[str, Float[np.ndarray, " shortcut"]]:
+    """Return a head's accuracy less that of each shortcut, on the same examples.
+
+    Args:
+        data: Data of a ``HeadScores``.
+        right: Where the head is right.
+        examples: On which examples.
+        n_bootstrap: Resamples behind the intervals.
+
+    Returns:
+        ``beyond_shortcut`` and its bounds, which hold for all shortcuts together with 95 %.
+    """
+    rules = data["shortcut_right"].transpose("shortcut", "example").values.astype(np.float64)
+    group, half = (data[name].values.astype(np.int64)[examples] for name in ("group", "shortcut_half"))
+    found = [
+        crossed_interval(
+            right, group, half, other=rule[examples], n_intervals=len(rules), n_bootstrap=n_bootstrap
+        )
+        for rule in rules
+    ]
+    ends = np.array(found, np.float64).reshape(-1, 3).T
+    return {f"beyond_shortcut{end}": values for end, values in zip(ENDS, ends, strict=True)}
 
 
 def derived(call: Call, scores: Mapping[str, Provenance], seed: int) -> Provenance:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mechprobe.heads.ablate import control_heads, n_control_sets, require_effect
-from mechprobe.heads.answers import AnswerReader, Answers, Edits, choices, group_codes
+from mechprobe.heads.answers import AnswerReader, Answers, Edits, choices
 from mechprobe.heads.asked import Head, asked, recorded, require_heads, spelling_of
 from mechprobe.heads.capture import key_places
 from mechprobe.heads.interventions import HeadSteering, steering_of
@@ -105,7 +105,7 @@ def steer_heads(
     followed = [[said[name, float(b)] == target for b in strengths] for name in conditions]
     return steering_of(
         np.array(followed),
-        group_codes(task),
+        task.design.group,
         np.array(strengths, np.float64),
         conditions,
         recorded(call, session, task, chosen, best, seed),

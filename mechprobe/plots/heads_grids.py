@@ -121,11 +121,10 @@ def difficulty_figure(data: xr.Dataset) -> go.Figure:
     """
     data = data.transpose("steps", "distractors", ...)
     steps, distractors = data["steps"].values.tolist(), data["distractors"].values.tolist()
-    pooled = " (whole task)" if str(data["shortcut_scope"].item()) == "pooled" else ""
     titles = {
         "model": f"model, {markup(str(data['model_spelling'].item()))}",
         "head": f"head {label(str(data['chosen'].item()), 20)}",
-        "shortcut": f"shortcut: {label(str(data['shortcut_name'].item()), 24)}{pooled}",
+        "shortcut": f"shortcut: {label(str(data['shortcut_name'].item()), 24)}",
     }
     figure = make_subplots(
         1, 3, subplot_titles=list(titles.values()), shared_yaxes=True, horizontal_spacing=0.04

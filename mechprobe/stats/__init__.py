@@ -13,6 +13,7 @@ from mechprobe.stats.decisions import readings as readings
 from mechprobe.stats.exact import Law as Law
 from mechprobe.stats.exact import matches_law as matches_law
 from mechprobe.stats.exact import units_law as units_law
+from mechprobe.stats.halves import crossed_interval as crossed_interval
 from mechprobe.stats.head_p import HeadP as HeadP
 from mechprobe.stats.head_p import head_p_values as head_p_values
 from mechprobe.stats.intervals import Interval as Interval

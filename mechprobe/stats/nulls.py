@@ -79,6 +79,7 @@ def best_by_permutation(
     group: Int[np.ndarray, " example"],
     n_candidates: Int[np.ndarray, " example"],
     *,
+    block: Int[np.ndarray, " example"] | None = None,
     n_permutations: int = 200,
     seed: int = 0,
 ) -> float:
@@ -94,6 +95,7 @@ def best_by_permutation(
         answer: Index of the right one.
         group: Which group an example belongs to.
         n_candidates: How many candidates an example has.
+        block: Which block inside its group; each example by itself by default.
         n_permutations: B, at least 1.
         seed: Of the permutations.
 
@@ -116,7 +118,7 @@ def best_by_permutation(
     if n_permutations < 1:
         msg = f"n_permutations must be at least 1; got {n_permutations}."
         raise ValueError(msg)
-    swap = exchange(answer, group, n_candidates, permutation_scheme(answer, group))
+    swap = exchange(answer, group, n_candidates, permutation_scheme(answer, group, block), block)
     if swap.log10_relabellings == 0:
         return float("nan")
     labels = swap.permuted(n_permutations, np.random.default_rng(seed))

@@ -8,12 +8,19 @@ import numpy as np
 from jaxtyping import Int
 from scipy.special import gammaln
 
-Scheme = Literal["examples", "within groups", "whole groups"]
+Scheme = Literal["examples", "within groups", "blocks within groups", "whole groups"]
 
 
-def permutation_scheme(answer: Int[np.ndarray, " example"], group: Int[np.ndarray, " example"]) -> Scheme:
+def permutation_scheme(
+    answer: Int[np.ndarray, " example"],
+    group: Int[np.ndarray, " example"],
+    block: Int[np.ndarray, " example"] | None = None,
+) -> Scheme:
     """Return what may be exchanged if heads know nothing of the answers.
 
+    - ``"blocks within groups"``: the task declares blocks; the labels of a block, all together,
+      change places with those of a block of the same group (a theory and its twin of the opposite
+      truth, each asked about twice);
     - ``"examples"``: groups are single examples; labels go to any example;
     - ``"within groups"``: at least half of the examples lie in groups of mixed labels (a theory
       queried with both polarities); labels change places inside their group, so that whatever a
@@ -26,6 +33,7 @@ def permutation_scheme(answer: Int[np.ndarray, " example"], group: Int[np.ndarra
     Args:
         answer: Index of the right candidate.
         group: Which group an example belongs to.
+        block: Which block, inside a group; each example is its own by default.
 
     Returns:
         The scheme.
@@ -34,6 +42,8 @@ def permutation_scheme(answer: Int[np.ndarray, " example"], group: Int[np.ndarra
         >>> permutation_scheme(np.array([0, 1, 1, 0]), np.array([7, 7, 8, 8]))
         'within groups'
     """
+    if block is not None and len(np.unique(block)) < len(block):
+        return "blocks within groups"
     codes, sizes = np.unique(group, return_inverse=True, return_counts=True)[1:]
     if (sizes == 1).all():
         return "examples"
@@ -86,6 +96,7 @@ def exchange(
     group: Int[np.ndarray, " example"],
     n_candidates: Int[np.ndarray, " example"],
     scheme: Scheme,
+    block: Int[np.ndarray, " example"] | None = None,
 ) -> Exchange:
     """Return which labels may be exchanged; an example only gets one that it has a candidate for.
 
@@ -94,6 +105,7 @@ def exchange(
         group: Which group an example belongs to.
         n_candidates: How many candidates an example has; labels stay among examples with as many.
         scheme: From ``permutation_scheme``.
+        block: Which block, for ``"blocks within groups"``.
 
     Returns:
         Units and blocks.
@@ -104,31 +116,40 @@ def exchange(
         >>> round(10**swap.log10_relabellings)
         3
     """
+    unit = np.arange(len(answer))
     if scheme == "whole groups":
-        return _of_groups(answer, group, n_candidates)
-    keys = [n_candidates, group] if scheme == "within groups" else [n_candidates]
-    block = np.unique(np.stack(keys), axis=1, return_inverse=True)[1].reshape(-1)
-    return Exchange(np.arange(len(answer)), np.zeros(len(answer), np.intp), answer[:, None], block)
+        unit = group
+    elif scheme == "blocks within groups" and block is not None:
+        unit = block
+    first, codes = np.unique(unit, return_index=True, return_inverse=True)[1:]
+    place = _places(codes)
+    # Units exchange labels where each example meets one with as many candidates.
+    label, shape = (_table(values, codes, place) for values in (answer, n_candidates))
+    alike = np.zeros(len(first), bool)
+    if scheme == "whole groups":
+        one = [((t == t[:, :1]) | (t < 0)).all(1) for t in (label, shape)]
+        alike = one[0] & one[1]
+        label, shape = (np.where(alike[:, None], t[:, :1], t) for t in (label, shape))
+    keys = [alike, shape] if scheme in {"examples", "whole groups"} else [group[first], shape]
+    pool = np.unique(np.column_stack(keys), axis=0, return_inverse=True)[1].reshape(-1)
+    return Exchange(codes, place, label, pool)
 
 
-def _of_groups(
-    answer: Int[np.ndarray, " example"],
-    group: Int[np.ndarray, " example"],
-    n_candidates: Int[np.ndarray, " example"],
-) -> Exchange:
-    codes, sizes = np.unique(group, return_inverse=True, return_counts=True)[1:]
+def _places(codes: Int[np.ndarray, " example"]) -> Int[np.ndarray, " example"]:
+    """Return which example of its unit each one is, 0 for the first."""
+    sizes = np.bincount(codes)
+    place = np.empty(len(codes), np.intp)
     order = np.argsort(codes, kind="stable")
-    starts = np.cumsum(sizes) - sizes
-    place = np.empty(len(group), np.intp)
-    place[order] = np.arange(len(group)) - starts[codes[order]]
-    first = order[starts]
-    label, shape = (np.tile(values[first, None], sizes.max()) for values in (answer, n_candidates))
-    alike = np.ones(len(sizes), bool)
-    for values, table in ((answer, label), (n_candidates, shape)):
-        np.logical_and.at(alike, codes, values == table[codes, 0])
-        table[codes, place] = values
-    # Mixed groups exchange labels where each example meets one with as many candidates.
-    there = np.arange(sizes.max()) < sizes[:, None]
-    label, shape = (np.where(alike[:, None] | there, table, -1) for table in (label, shape))
-    block = np.unique(np.column_stack([alike, shape]), axis=0, return_inverse=True)[1].reshape(-1)
-    return Exchange(codes, place, label, block)
+    place[order] = np.arange(len(codes)) - (np.cumsum(sizes) - sizes)[codes[order]]
+    return place
+
+
+def _table(
+    values: Int[np.ndarray, " example"],
+    codes: Int[np.ndarray, " example"],
+    place: Int[np.ndarray, " example"],
+) -> Int[np.ndarray, "unit place"]:
+    """Return the values of every unit by place; -1 where a unit has fewer."""
+    table = np.full((codes.max() + 1, place.max() + 1), -1)
+    table[codes, place] = values
+    return table

@@ -101,6 +101,7 @@ def select_heads(
     answer: Int[np.ndarray, " example"],
     group: Int[np.ndarray, " example"],
     *,
+    block: Int[np.ndarray, " example"] | None = None,
     calibration: Calibration = 0.5,
     method: Method = "best",
     k: int = 5,
@@ -135,6 +136,7 @@ def select_heads(
         score: NaN where an example has fewer candidates.
         answer: Index of the right candidate.
         group: Which group (theory, context, passage) an example belongs to; never cut.
+        block: Which block inside its group (see ``tasks.Design``); each example by itself by default.
         calibration: Number of examples, share of them, or their indices.
         method: ``"best"`` (highest calibration accuracy; of equals the lowest layer, then head),
             ``"top_k_vote"`` (majority of the k best), ``"zscore_sum"`` (sum of the k best heads'
@@ -173,8 +175,9 @@ def select_heads(
     decided = predict(heads, split.test, chosen, method)[0]
     turned, on_calibration, on_test = _accuracies(heads, answer, flip)
     right = decided == answer[split.test]
-    scheme = permutation_scheme(answer, group)
-    swaps = [exchange(answer[p], group[p], heads.n_candidates[p], scheme) for p in split]
+    block = np.arange(len(answer)) if block is None else block
+    scheme = permutation_scheme(answer, group, block)
+    swaps = [exchange(answer[p], group[p], heads.n_candidates[p], scheme, block[p]) for p in split]
     labels = _permuted(heads, answer, swaps, n_permutations, rng)
     null_right, null_best = _null(heads, rule, labels)
     # Counts, not shares: equal shares of different roundings would not compare as equal.

@@ -21,6 +21,7 @@ def fixed_rule_p(
     n_candidates: Int[np.ndarray, " example"],
     scheme: Scheme,
     *,
+    block: Int[np.ndarray, " example"] | None = None,
     n_permutations: int = 1000,
     seed: int = 0,
 ) -> float:
@@ -36,6 +37,7 @@ def fixed_rule_p(
         group: Which group an example belongs to.
         n_candidates: Candidates of each example.
         scheme: How labels may be exchanged, from ``permutation_scheme``.
+        block: Which block inside its group; each example by itself by default.
         n_permutations: B, at least 1.
         seed: Of the permutations.
 
@@ -58,7 +60,7 @@ def fixed_rule_p(
         msg = f"n_permutations must be at least 1; got {n_permutations}."
         raise ValueError(msg)
     rng = np.random.default_rng(seed)
-    labels = exchange(answer, group, n_candidates, scheme).permuted(n_permutations, rng)
+    labels = exchange(answer, group, n_candidates, scheme, block).permuted(n_permutations, rng)
     null = (labels == decided).sum(1)
     return float((1 + (null >= (decided == answer).sum()).sum()) / (1 + n_permutations))
 

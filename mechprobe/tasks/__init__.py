@@ -6,6 +6,7 @@ from mechprobe.tasks.choice import permuted as permuted
 from mechprobe.tasks.choice import rotated as rotated
 from mechprobe.tasks.choice import select_and_copy as select_and_copy
 from mechprobe.tasks.debias import debiased as debiased
+from mechprobe.tasks.design import Design as Design
 from mechprobe.tasks.hub import from_hub as from_hub
 from mechprobe.tasks.layout import choice_example as choice_example
 from mechprobe.tasks.layout import logic_example as logic_example

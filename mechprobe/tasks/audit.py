@@ -1,18 +1,24 @@
 """What shortcuts score on a task, each fitted on one half of it and tried on the other."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
-from math import sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+from jaxtyping import Float, Int
+
 from mechprobe.tasks.fitted import Fitted, fit_extreme, fit_option_words, fit_place, fit_table, fit_words
-from mechprobe.tasks.shortcuts import CHOICE, LOGIC
+from mechprobe.tasks.shortcuts import CHOICE, LOGIC, Value
 from mechprobe.tasks.task import Example, Task
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# What a shortcut answers on some questions, having learnt from others.
+Fitter = Callable[[Sequence[Example], Sequence[Example]], Fitted]
 
 
 class ShortcutScore(NamedTuple):
@@ -20,10 +26,10 @@ class ShortcutScore(NamedTuple):
 
     Attributes:
         name: Which one.
-        accuracy: On the half that it was not fitted on.
-        low: Lower end of the 95 % interval (Wilson; questions counted as independent).
+        accuracy: Over all questions, each tried by what was learnt on the other half.
+        low: Lower end of its interval; the intervals of all shortcuts hold together with 95 %.
         high: Upper end.
-        rule: What it learnt on the other half.
+        rule: What it learnt; on either half, where that differs.
     """
 
     name: str
@@ -40,7 +46,7 @@ class Worst(NamedTuple):
     accuracy: float
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Audit:
     """What shortcuts alone score on a task.
 
@@ -48,16 +54,18 @@ class Audit:
         task: Name of the task.
         scores: One for each shortcut.
         chance: Accuracy of guessing among the candidates.
-        n_fit: Questions that the shortcuts were fitted on.
-        n_test: Questions that they were tried on.
+        right: How right each shortcut is on each question: 1, 0, or a share for a tie.
+        half: Which half each question is in, 0 or 1; its shortcuts were fitted on the other.
+        n_groups: Groups of questions that were drawn independently.
         seed: Decides the halves.
     """
 
     task: str
     scores: tuple[ShortcutScore, ...]
     chance: float
-    n_fit: int
-    n_test: int
+    right: Float[np.ndarray, "shortcut example"]
+    half: Int[np.ndarray, " example"]
+    n_groups: int
     seed: int
 
     @property
@@ -65,6 +73,11 @@ class Audit:
         """The shortcut with the highest accuracy: the bar for any claim of more than shortcuts."""
         best = max(s.accuracy for s in self.scores)
         return next(Worst(s.name, s.accuracy) for s in self.scores if s.accuracy == best)
+
+    @property
+    def above_chance(self) -> list[str]:
+        """The shortcuts whose interval lies above chance; of chance alone, any in 5 % of tasks."""
+        return [s.name for s in self.scores if s.low > self.chance]
 
     def __getitem__(self, name: str) -> ShortcutScore:
         """Return the score of one shortcut.
@@ -82,15 +95,18 @@ class Audit:
         """Return one row per shortcut."""
         import pandas as pd
 
-        rows = [{**s._asdict(), "n_test": self.n_test, "chance": self.chance} for s in self.scores]
+        rows = [{**s._asdict(), "n": self.right.shape[1], "chance": self.chance} for s in self.scores]
         return pd.DataFrame(rows)
 
-    def __repr__(self) -> str:
-        head = (
-            f"Audit of {self.task!r}: fitted on {self.n_fit} questions, tried on {self.n_test}; "
+    def _head(self) -> str:
+        return (
+            f"{self.right.shape[1]} questions in {self.n_groups} groups, each tried by what was "
+            f"learnt on the other half; 95 % intervals of {len(self.scores)} shortcuts together; "
             f"chance {self.chance:.2f}"
         )
-        return "\n".join([head, *map(self._line, self.scores)])
+
+    def __repr__(self) -> str:
+        return "\n".join([f"Audit of {self.task!r}: {self._head()}", *map(self._line, self.scores)])
 
     def _line(self, s: ShortcutScore) -> str:
         rule = s.rule if len(s.rule) <= 60 else s.rule[:57] + "..."
@@ -103,20 +119,26 @@ class Audit:
             for s in self.scores
         )
         return (
-            f"<div><b>What shortcuts score on {escape(self.task)}</b> (fitted on {self.n_fit} "
-            f"questions, tried on {self.n_test}; chance {self.chance:.2f})<table><tr>"
-            f"<th>shortcut</th><th>accuracy</th><th>95 %</th><th>rule</th></tr>{cells}"
+            f"<div><b>What shortcuts score on {escape(self.task)}</b> ({self._head()})<table><tr>"
+            f"<th>shortcut</th><th>accuracy</th><th>interval</th><th>rule</th></tr>{cells}"
             "</table></div>"
         )
 
 
 def audit(task: Task, *, seed: int = 0) -> Audit:
-    """Return what simple shortcuts score on a task.
+    r"""Return what simple shortcuts score on a task.
+
+    .. math:: A_s = \frac{1}{n} \sum_i c_s(i;\, D_{1 - h(i)})
+
+    where :math:`c_s(i; D)` is how right shortcut s, fitted on the half D, is on question i, and
+    :math:`h(i)` is the half of i. Intervals resample groups, and those of all shortcuts hold
+    together with 95 %, so that of the best one too (``mechprobe.stats.crossed_interval``).
 
     Logic: the most frequent answer; a negation in the statement; the polarity of the last, and of
     most, sentences that say something with the statement's predicate; of these the one whose
-    subject is named most often; words that statement and last sentence, or whole context, share;
-    length of statement and of context; a logistic regression on the words of both.
+    subject is named most often, and those that links taken both ways lead to, all or the nearest;
+    words that statement and last sentence, or whole context, share; length of statement and of
+    context; a logistic regression on the words of both.
     Multiple choice: the most frequent place; the longest or shortest option; the option that shares
     most or fewest words with the question; a logistic regression on the words of options.
 
@@ -124,76 +146,99 @@ def audit(task: Task, *, seed: int = 0) -> Audit:
         task: Logic or multiple-choice questions.
         seed: Decides the halves. A group is never cut.
 
+    Returns:
+        Accuracies with intervals that resample groups, and how right each shortcut is on each
+        question.
+
     Raises:
         ValueError: All questions are of one group, so that there are no halves.
 
     >>> from mechprobe.tasks import select_and_copy
     >>> audit(select_and_copy(40)).worst
     Worst(name='option_overlap', accuracy=1.0)
+
+    Source: Stone, Cross-Validatory Choice and Assessment of Statistical Predictions (1974), of two
+    parts.
     """
-    fit, test = halves(task, seed)
-    scores = [_score(name, fitted) for name, fitted in _fitted(task, fit, test, seed)]
-    chance = sum(1 / len(e.candidates) for e in test) / len(test)
-    return Audit(task.name, tuple(scores), chance, len(fit), len(test), seed)
+    from mechprobe.stats import crossed_interval
+
+    half, group = halves(task, seed), task.design.group
+    tried = [(name, *_crossed(task, half, fitter)) for name, fitter in _fitters(task, seed)]
+    scores = [
+        ShortcutScore(name, *crossed_interval(right, group, half, n_intervals=len(tried)), rule)
+        for name, right, rule in tried
+    ]
+    chance = sum(1 / len(e.candidates) for e in task) / len(task)
+    rights = np.stack([right for _, right, _ in tried])
+    return Audit(task.name, tuple(scores), chance, rights, half, int(group.max()) + 1, seed)
 
 
-def halves(task: Task, seed: int) -> tuple[list[Example], list[Example]]:
-    """Return two halves of a task, groups whole; a question without a group is its own.
+def halves(task: Task, seed: int) -> Int[np.ndarray, " example"]:
+    """Return two halves of a task, groups whole, with each answer as often in both as groups allow.
+
+    Were answers divided by chance, the more frequent one of one half would be the rarer one of the
+    other, and a balanced task would put the most frequent answer below chance.
+
+    Args:
+        task: Questions.
+        seed: Of the order in which groups are dealt out.
+
+    Returns:
+        0 or 1 for each question.
 
     Raises:
         ValueError: There is one group only.
     """
-    names = [e.group or f"\0{i}" for i, e in enumerate(task.examples)]
-    sizes: dict[str, int] = {}
-    for name in names:
-        sizes[name] = sizes.get(name, 0) + 1
-    if len(sizes) < 2:
+    group = task.design.group
+    n_groups = int(group.max()) + 1
+    if n_groups < 2:
         msg = (
             f"{task.name!r} is one group of {len(task)} questions; an audit needs two groups at "
             "least, to fit shortcuts on one and try them on the other."
         )
         raise ValueError(msg)
-    order = list(sizes)
-    random.Random(seed).shuffle(order)
-    fit: set[str] = set()
-    n = 0
-    for name in order[:-1]:
-        if n >= len(task) / 2:
-            break
-        fit.add(name)
-        n += sizes[name]
-    first = [e for name, e in zip(names, task.examples, strict=True) if name in fit]
-    second = [e for name, e in zip(names, task.examples, strict=True) if name not in fit]
-    return first, second
+    cells = group * task.n_candidates + np.array([e.answer for e in task])
+    counts = np.bincount(cells, minlength=n_groups * task.n_candidates).reshape(n_groups, -1)
+    order = random.Random(seed).sample(range(n_groups), n_groups)
+    first = np.zeros(n_groups, bool)
+    # Answers of the first half less those of the second.
+    gap = np.zeros(task.n_candidates, np.int64)
+    for g in order:
+        first[g] = gap @ counts[g] <= 0
+        gap += counts[g] if first[g] else -counts[g]
+    if first.all():
+        first[order[-1]] = False
+    return np.where(first[group], 0, 1)
 
 
-def _fitted(
-    task: Task, fit: Sequence[Example], test: Sequence[Example], seed: int
-) -> Iterator[tuple[str, Fitted]]:
+def _crossed(
+    task: Task, half: Int[np.ndarray, " example"], fitter: Fitter
+) -> tuple[Float[np.ndarray, " example"], str]:
+    """Return how right a shortcut is on each question, fitted on the half without it; and its rules."""
+    right = np.full(len(task), np.nan)
+    rules: list[str] = []
+    for tried in (0, 1):
+        test = [e for e, h in zip(task, half.tolist(), strict=True) if h == tried]
+        fit = [e for e, h in zip(task, half.tolist(), strict=True) if h != tried]
+        found = fitter(fit, test)
+        right[half == tried] = found.credits
+        rules.append(found.rule)
+    return right, " | ".join(dict.fromkeys(rules))
+
+
+def _fitters(task: Task, seed: int) -> Iterator[tuple[str, Fitter]]:
     if task.layout == "choice":
-        yield "position", fit_place(fit, test)
+        yield "position", fit_place
         for name, values in CHOICE.items():
-            yield name, fit_extreme(name, values, fit, test)
-        yield "bag_of_words", fit_option_words(fit, test, seed)
+            yield name, partial(fit_extreme, name, values)
+        yield "bag_of_words", partial(fit_option_words, seed=seed)
         return
     for name, feature in LOGIC.items():
-        yield name, fit_table(feature, fit, test)
-    yield "bag_of_words", fit_words(fit, test, seed)
+        yield name, partial(fit_table, _once(feature, task))
+    yield "bag_of_words", partial(fit_words, seed=seed)
 
 
-def _score(name: str, fitted: Fitted) -> ShortcutScore:
-    n = len(fitted.credits)
-    accuracy = sum(fitted.credits) / n
-    return ShortcutScore(name, accuracy, *wilson(accuracy, n), fitted.rule)
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of ``n`` (Wilson, 1927).
-
-    >>> [round(x, 3) for x in wilson(0.5, 100)]
-    [0.404, 0.596]
-    """
-    z = 1.959963984540054
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+def _once(feature: Callable[[Example], Value], task: Task) -> Callable[[Example], Value]:
+    """Return the feature looked up: both halves are fitted on, and tried."""
+    values = {id(e): feature(e) for e in task}
+    return lambda example: values[id(example)]

@@ -57,20 +57,18 @@ def debiased(task: Task, shortcuts: Sequence[str] | None = None, *, seed: int = 
         note = "not debiased: no shortcut is above chance in the audit"
         return task.take(range(len(task)), note)
     values = list(_values(task, named))
-    members: dict[Kind, list[int]] = defaultdict(list)
     # Where places do not matter they must not decide what goes either.
     by_answer = task.layout == "logic" or "position" in named
-    for i, (example, value) in enumerate(zip(task.examples, values, strict=True)):
-        answer = example.answer if by_answer else -1
-        members[(answer, len(example.candidates), *value)].append(i)
-    kinds = sorted(members, key=str)
+    kind_of = [
+        (example.answer if by_answer else -1, len(example.candidates), *value)
+        for example, value in zip(task.examples, values, strict=True)
+    ]
+    kinds = sorted(set(kind_of), key=str)
     rows = _choice_rows(kinds) if task.layout == "choice" else _logic_rows(task, kinds)
-    kept = _most(rows, [len(members[k]) for k in kinds])
-    if sum(kept) == 0:
+    chosen = _chosen(task, [kinds.index(k) for k in kind_of], rows, seed)
+    if not chosen:
         raise ValueError(_why_nothing(task, named, kinds))
-    rng = random.Random(seed)
-    chosen = [i for kind, n in zip(kinds, kept, strict=True) for i in rng.sample(members[kind], n)]
-    left = task.take(sorted(chosen))
+    left = task.take(chosen)
     return left.take(range(len(left)), _note(task, left, named, seed))
 
 
@@ -78,7 +76,7 @@ def _named(task: Task, shortcuts: Sequence[str] | None, seed: int) -> list[str]:
     known = ["position", *CHOICE] if task.layout == "choice" else list(LOGIC)
     if shortcuts is None:
         found = audit(task, seed=seed)
-        return [s.name for s in found.scores if s.low > found.chance and s.name != _WORDS]
+        return [name for name in found.above_chance if name != _WORDS]
     named = [shortcuts] if isinstance(shortcuts, str) else list(shortcuts)
     unknown = [name for name in named if name not in known]
     if _WORDS in unknown:
@@ -132,13 +130,29 @@ def _choice_rows(kinds: Sequence[Kind]) -> list[_Row]:
     return rows
 
 
-def _most(rows: Sequence[_Row], available: Sequence[int]) -> list[int]:
-    """Return how many of each kind to keep, so that all rows hold and as many as possible stay."""
+def _chosen(task: Task, kind_of: Sequence[int], rows: Sequence[_Row], seed: int) -> list[int]:
+    """Return the questions that stay; what was drawn together stays, or goes, together."""
+    members: dict[tuple[int, ...], list[list[int]]] = defaultdict(list)
+    for unit in task.design.units():
+        members[tuple(sorted(kind_of[i] for i in unit))].append(unit)
+    units = sorted(members)
+    held = np.stack([np.bincount(unit, minlength=len(rows[0].weights)) for unit in units])
+    kept = _most(
+        [_Row(held @ row.weights, row.low) for row in rows], held.sum(1), [len(members[u]) for u in units]
+    )
+    rng = random.Random(seed)
+    return sorted(
+        i for unit, n in zip(units, kept, strict=True) for one in rng.sample(members[unit], n) for i in one
+    )
+
+
+def _most(rows: Sequence[_Row], sizes: npt.NDArray[np.int64], available: Sequence[int]) -> list[int]:
+    """Return how many of each kind of unit to keep, so that all rows hold and most questions stay."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     weights = np.stack([row.weights for row in rows])
     found = milp(
-        -np.ones(len(available)),
+        -sizes.astype(np.float64),
         constraints=LinearConstraint(weights, [row.low for row in rows], np.zeros(len(rows))),
         bounds=Bounds(0, np.array(available, dtype=float)),
         integrality=np.ones(len(available)),
@@ -179,6 +193,5 @@ def _note(task: Task, left: Task, named: Sequence[str], seed: int) -> str:
     except ValueError:
         return f"{said}; too few groups are left to audit"
     now = ", ".join(f"{name} {found[name].accuracy:.2f}" for name in named)
-    still = [s for s in found.scores if s.low > found.chance]
-    rest = ", ".join(f"{s.name} {s.accuracy:.2f}" for s in still) or "none"
+    rest = ", ".join(f"{name} {found[name].accuracy:.2f}" for name in found.above_chance) or "none"
     return f"{said}; audited again: {now}; above chance: {rest} (chance {found.chance:.2f})"

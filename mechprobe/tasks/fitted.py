@@ -61,7 +61,7 @@ def fit_table(feature: Callable[[Example], Value], fit: Sequence[Example], test:
     default = most(overall)
     values = binned([feature(e) for e in test], known)
     credits = [float(table.get(v, default) == e.label) for v, e in zip(values, test, strict=True)]
-    return Fitted("; ".join(f"{v}: {label}" for v, label in table.items()), credits)
+    return Fitted("; ".join(f"{v}: {table[v]}" for v in sorted(table)), credits)
 
 
 def fit_place(fit: Sequence[Example], test: Sequence[Example]) -> Fitted:

@@ -21,6 +21,7 @@ def logic_example(
     *,
     lead: str = "True or false:",
     group: str = "",
+    block: str = "",
     steps: int = -1,
     distractors: int = -1,
     meta: dict[str, Json] | None = None,
@@ -36,6 +37,7 @@ def logic_example(
         answer: The right one.
         lead: What stands before the statement.
         group: See ``Example``.
+        block: See ``Example``.
         steps: See ``Example``.
         distractors: See ``Example``.
         meta: See ``Example``.
@@ -57,6 +59,7 @@ def logic_example(
         answer=candidates.index(answer),
         statement=Span(len(before), len(before) + len(statement)),
         group=group,
+        block=block,
         steps=steps,
         distractors=distractors,
         meta=meta or {},

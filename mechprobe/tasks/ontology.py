@@ -2,15 +2,16 @@
 
 After the generator of PrOntoQA (Saparov and He, 2023, arXiv:2210.01240), without what makes its
 labels readable without reasoning: every theory holds a second chain of the same length that ends in
-the opposite polarity of the same property, and theories come in pairs of one shape, asked about one
-chain and about the other.
+the opposite polarity of the same property; sentences join the two, so that without the direction of
+rules both endings are as far away; and theories come in pairs of one shape, asked about one chain and
+about the other.
 """
 
 import random
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from mechprobe.tasks.distractors import Distractors
+from mechprobe.tasks.distractors import KINDS, Distractors, traps
 from mechprobe.tasks.layout import logic_example
 from mechprobe.tasks.proof import Claim, Fact, Proof, Rule, Sentence, plural, prove
 from mechprobe.tasks.task import Example, Task
@@ -41,29 +42,34 @@ def ontology(
     """Return true/false questions about made-up theories.
 
     A theory holds one chain ("Max is a bif. Every bif is a dop. Dops are sweet."), a mirrored chain
-    of another entity that ends in the opposite polarity ("... is not sweet."), and the distractors:
-    ``2 * (steps + 1) + distractors`` sentences. It is asked about twice, "Max is sweet." and "Max
-    is not sweet.", so that labels balance exactly in every cell. Labels are proved by forward
-    chaining.
+    of another entity that ends in the opposite polarity ("... is not sweet."), four traps that join
+    the chains against the direction of rules, and the distractors: ``2 * (steps + 3) +
+    distractors`` sentences. It is asked about twice, "Max is sweet." and "Max is not sweet.", so
+    that labels balance exactly in every cell. Labels are proved by forward chaining.
+
+    Two theories of one form with opposite truth are drawn together: they are one ``group``, and
+    each is a ``block`` of it.
 
     Args:
-        n: Questions, over all cells; an even number in each.
+        n: Questions, over all cells; a multiple of 4 in each.
         steps: Rule applications from what is said of the entity to the property, 1..6; or several.
-        distractors: Further sentences, 0..8, or several numbers; with several steps and several
-            distractors every combination is a cell.
+        distractors: Further sentences, beside the traps, 0..8, or several numbers; with several
+            steps and several distractors every combination is a cell.
         seed: The same seed gives the same text; more questions begin with the same ones per cell.
         premises: Whether facts about entities come after all rules, as in PrOntoQA, or anywhere.
 
     Returns:
-        A task with the candidates ``true`` and ``false``, cell after cell. Each theory is a group;
-        ``meta`` names its entities, the sentences of the proof and the kinds of distractors.
+        A task with the candidates ``true`` and ``false``, cell after cell. ``meta`` names a
+        theory's entities, the sentences of the proof and the kinds of distractors.
 
     Raises:
-        ValueError: ``n`` does not divide into an even number for each cell, or ``steps``,
+        ValueError: ``n`` does not divide into a multiple of 4 for each cell, or ``steps``,
             ``distractors`` or ``premises`` are out of range.
 
-    >>> print(ontology(2, steps=1, distractors=0).examples[0].prompt)
-    Crindles are light. Yondels are not light. Tom is a crindle. Jack is a yondel.
+    >>> found = ontology(4, steps=1, distractors=0)
+    >>> print(found.examples[0].prompt)  # doctest: +NORMALIZE_WHITESPACE
+    Every yondel is not light. Crindles are vintles. Yondels are tuls. Every crindle is light.
+    Tom is a crindle. Jack is a vintle. Jack is a yondel. Tom is a tul.
     True or false: Tom is light.
     Answer:
     """
@@ -99,13 +105,14 @@ def _told(value: int | Sequence[int]) -> str:
 
 
 def _per_cell(n: int, cells: int) -> int:
-    unit = 2 * cells
+    unit = 4 * cells
     if n < unit or n % unit:
         below, above = n // unit * unit, (n // unit + 1) * unit
         nearest = f"{below} or {above}" if n >= unit else f"{unit}"
         msg = (
-            f"n={n} does not give an even number to each of {cells} cells of steps and distractors "
-            f"(each theory is asked about twice); the nearest that does is {nearest}."
+            f"n={n} does not give a multiple of 4 to each of {cells} cells of steps and distractors "
+            "(theories come in pairs, and each is asked about twice); the nearest that does is "
+            f"{nearest}."
         )
         raise ValueError(msg)
     return n // cells
@@ -134,6 +141,7 @@ def _shape(
         ends = [*(Claim(noun) for noun in nouns[1:]), Claim("A0", chain == positive_chain)]
         said.append(("chain", Fact(f"E{chain}", Claim(nouns[0]))))
         said += [("chain", Rule(a, b)) for a, b in zip(nouns, ends, strict=True)]
+    said += [("trap", sentence) for sentence in traps(steps, rng)]
     said += Distractors(steps, rng).draw(distractors)
     rng.shuffle(said)
     if premises == "last":
@@ -176,14 +184,15 @@ def _questions(
             f"{entity} is {'' if claimed else 'not '}{adjective}.",
             ("true", "false"),
             "true" if claimed == positive else "false",
-            group=f"steps {steps}, distractors {distractors}, theory {index}",
+            group=f"steps {steps}, distractors {distractors}, pair {index // 2}",
+            block=f"theory {index}",
             steps=steps,
             distractors=distractors,
             meta={
                 "entity": entity,
                 "mirror": mirror,
                 "proof": _proof_texts(proof, texts),
-                "distractor_kinds": [line.kind for line in shape if line.kind != "chain"],
+                "distractor_kinds": [line.kind for line in shape if line.kind in KINDS],
             },
         )
 

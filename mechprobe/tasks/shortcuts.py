@@ -7,7 +7,7 @@ or smallest is chosen. All are crude on purpose: what crude code finds, a model 
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -109,10 +109,12 @@ class Mention(NamedTuple):
     Attributes:
         positive: Whether it affirms it.
         subject: The sentence's first content word.
+        others: Its content words but the predicate.
     """
 
     positive: bool
     subject: str
+    others: tuple[str, ...]
 
 
 def mentions(example: Example) -> tuple[Mention, ...]:
@@ -136,7 +138,9 @@ def _mentions(context: str, predicate: str) -> tuple[Mention, ...]:
         at = len(stems) - 1 - stems[::-1].index(predicate)
         start = max((i for i in range(at) if found[i] in _CLAUSE_ENDS), default=-1)
         positive = not any(map(_negates, found[start + 1 : at]))
-        mention = Mention(positive, (content_words(sentence) or (predicate,))[0])
+        said = content_words(sentence)
+        others = tuple(w for w in said if w != predicate)
+        mention = Mention(positive, (said or (predicate,))[0], others)
         anywhere.append(mention)
         if at == len(stems) - 1:
             at_end.append(mention)
@@ -179,8 +183,58 @@ def subject_frequency(example: Example) -> Value:
         return "not mentioned"
     named = Counter(content_words(parts(example).context))
     most = max(named[m.subject] for m in found)
-    polarities = {m.positive for m in found if named[m.subject] == most}
-    return _against_statement(example, polarities.pop() if len(polarities) == 1 else None)
+    return _against_statement(example, _of_all([m for m in found if named[m.subject] == most]))
+
+
+def connectivity(example: Example) -> Value:
+    """Return whether what links to the statement's first word has the statement's polarity.
+
+    Words of one sentence are linked, whichever comes first: a reader who takes rules both ways. Of
+    the sentences about the predicate, those linked to the statement's subject.
+    """
+    return _against_statement(example, _of_all([m for _, m in _reached(example)]))
+
+
+def shortest_path(example: Example) -> Value:
+    """Return whether the sentence fewest links away has the statement's polarity.
+
+    As ``connectivity``, but of the sentences about the predicate those nearest to the subject.
+    """
+    reached = _reached(example)
+    nearest = min((links for links, _ in reached), default=0)
+    return _against_statement(example, _of_all([m for links, m in reached if links == nearest]))
+
+
+def _of_all(found: Sequence[Mention]) -> bool | None:
+    polarities = {m.positive for m in found}
+    return polarities.pop() if len(polarities) == 1 else None
+
+
+def _reached(example: Example) -> list[tuple[int, Mention]]:
+    """Return the mentions that links lead to from the statement's subject, and after how many."""
+    context, statement = parts(example)
+    said = content_words(statement)
+    if len(said) < 2:
+        return []
+    links = _links(context, said[-1])
+    steps, newest, n = {said[0]: 0}, [said[0]], 0
+    while newest:
+        n += 1
+        newest = sorted({w for word in newest for w in links.get(word, ()) if w not in steps})
+        steps |= dict.fromkeys(newest, n)
+    places = [(min((steps[w] for w in m.others if w in steps), default=-1), m) for m in mentions(example)]
+    return [(n, m) for n, m in places if n >= 0]
+
+
+@lru_cache(maxsize=4_000)
+def _links(context: str, predicate: str) -> dict[str, set[str]]:
+    """Return the words that share a sentence with each word; the predicate links nothing."""
+    links: dict[str, set[str]] = {}
+    for sentence in sentences(context):
+        said = set(content_words(sentence)) - {predicate}
+        for word in said:
+            links.setdefault(word, set()).update(said)
+    return links
 
 
 def last_sentence_overlap(example: Example) -> Value:
@@ -223,6 +277,8 @@ LOGIC: dict[str, Callable[[Example], Value]] = {
     "last_polarity": last_polarity,
     "majority_polarity": majority_polarity,
     "subject_frequency": subject_frequency,
+    "connectivity": connectivity,
+    "shortest_path": shortest_path,
     "last_sentence_overlap": last_sentence_overlap,
     "word_overlap": word_overlap,
     "statement_length": statement_length,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from mechprobe.files import write_whole
 from mechprobe.provenance import Json, digest_json
+from mechprobe.tasks.design import Design
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,8 +56,11 @@ class Example:
         answer: Index of the right one.
         statement: Where the statement to be judged stands, if there is one.
         options: Where the options stand, one for each candidate, if there are any.
-        group: Examples of one group share a theory, context or passage; statistics resample whole
-            groups, and a split never cuts one.
+        group: The unit of randomisation: examples of one group share a theory, context or passage;
+            statistics resample whole groups, and a split never cuts one.
+        block: Inside a group, examples whose answers change places with those of another block all
+            at once or not at all (the questions about one of two theories of one form). Each
+            example is its own where nothing is said.
         steps: Rule applications that the answer takes; -1 where unknown.
         distractors: Sentences that play no part in it; -1 where unknown.
         lead: Characters before the question itself: shots, an introduction, a template's head.
@@ -69,6 +73,7 @@ class Example:
     statement: Span | None = None
     options: tuple[Option, ...] = ()
     group: str = ""
+    block: str = ""
     steps: int = -1
     distractors: int = -1
     lead: int = 0
@@ -164,8 +169,15 @@ class Task:
         """Candidates of each example; the largest number where they differ."""
         return max(len(e.candidates) for e in self.examples)
 
+    @property
+    def design(self) -> Design:
+        """What was drawn together: every statistic of the task goes by it."""
+        return Design.of([e.group for e in self.examples], [e.block for e in self.examples])
+
     def sample(self, n: int, *, seed: int = 0) -> "Task":
         """Return ``n`` examples drawn without replacement, in their old order.
+
+        A group that has blocks is drawn whole; the last one is cut where ``n`` asks for it.
 
         Raises:
             ValueError: There are fewer than ``n``, or ``n`` is less than 1.
@@ -173,11 +185,12 @@ class Task:
         if not 1 <= n <= len(self):
             msg = f"cannot draw {n} of the {len(self)} examples of {self.name!r}."
             raise ValueError(msg)
-        chosen = sorted(random.Random(seed).sample(range(len(self)), n))
-        return self.take(chosen)
+        units = self.design.units()
+        drawn = random.Random(seed).sample(range(len(units)), min(n, len(units)))
+        return self.take(sorted([i for u in drawn for i in units[u]][:n]))
 
     def take(self, index: Iterable[int], note: str = "") -> "Task":
-        """Return the examples at ``index``, in that order."""
+        """Return the examples at ``index``, in that order; groups are cut where it cuts them."""
         examples = tuple(self.examples[i] for i in index)
         return replace(self, examples=examples, notes=(*self.notes, *([note] if note else [])))
 
@@ -220,7 +233,9 @@ class Task:
 
     def record(self) -> list[Json]:
         """Return all examples as JSON values, for provenance."""
-        return [asdict(e) for e in self.examples]
+        # Without a block a record is what it was before there were blocks, and so is its digest.
+        records = [asdict(e) for e in self.examples]
+        return [{k: v for k, v in r.items() if k != "block" or v} for r in records]
 
     def digest(self) -> str:
         """Return the SHA-256 of all examples, as ``data_digest`` of scores made from them."""
@@ -231,7 +246,7 @@ class Task:
 
         The file appears whole or not at all; a name that ends in ``.gz`` is compressed.
         """
-        lines = [json.dumps(asdict(e), ensure_ascii=False, sort_keys=True) for e in self.examples]
+        lines = [json.dumps(r, ensure_ascii=False, sort_keys=True) for r in self.record()]
         head = json.dumps({"task": self.name, "notes": list(self.notes)}, ensure_ascii=False)
         data = ("\n".join([head, *lines]) + "\n").encode()
         # No time inside, so that the same task gives the same file.
@@ -248,6 +263,7 @@ class Task:
                 "answer": e.label,
                 "candidates": " | ".join(e.candidates),
                 "group": e.group,
+                "block": e.block,
                 "steps": e.steps,
                 "distractors": e.distractors,
             }
