@@ -165,11 +165,62 @@ def test_a_state_in_one_place(small: tuple[Any, Any]) -> None:
         assert (data[variable].sel(position=-1) == here).all(), variable
         assert (data[variable].sel(position=-2) == 0).all(), variable
     chance = data["random_state"].sel(position=-1).values
-    assert ((chance > 0.2) & (chance < 0.8)).all()
+    assert ((chance > 0.02) & (chance < 0.5)).all()
     assert (data["above_random_low"].sel(position=-1) > 0).all()
+    # A third state is swapped as perfectly, so that this is what can be reached.
+    np.testing.assert_allclose(data["above_random"].sel(position=-1), data["above_random_max"])
+    assert float(data["above_random_max"]) < 1
     tail = patch_states(net, world, n=40, extent="tail", layers=[0], positions=[-3], **QUIET).data
     assert (tail["swap"] == 1).all()
     assert (tail["same_state"] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["streets", "dyck"])
+def test_planted_swaps(streets: Any, name: str) -> None:
+    """What a patch does is planted: it swaps, refuses all, accepts all, or errs the same everywhere.
+
+    The share of verdicts that become the donor's is near a half for all but the first.
+    """
+    from mechprobe.worlds import Dyck, Epsilon
+    from mechprobe.worlds.inside.scores import Flips, patching_dataset
+    from mechprobe.worlds.inside.trials import draw_trials
+    from mechprobe.worlds.metrics.request import checked
+
+    world = streets if name == "streets" else Dyck(2, 3, end="end")
+    request = checked(world, 200, 1, 3, Epsilon(), "corrected", None, 0)
+    trials = draw_trials(world, request, 1)
+    strings, of_donor = trials.strings.strings, trials.strings.of_donor
+    pair = np.random.default_rng(0).integers(0, 2, strings.n_pairs).astype(bool)[strings.pair]
+    said = {"swap": of_donor, "none": np.zeros_like(of_donor), "all": np.ones_like(of_donor), "either": pair}
+    flips = Flips.empty(len(of_donor), len(said))
+    flips.right[:] = True
+    third = world.run(world.initial(strings.n_pairs), trials.donors["random_state"])
+    allowed = np.array([world.accepts(third[p][None], s[None])[0] for p, s in zip(
+        strings.pair.tolist(), strings.strings, strict=True)])  # fmt: skip
+    for cell, verdict in enumerate(said.values()):
+        flips.flipped[0, cell] = verdict == of_donor
+        flips.flipped[2, cell] = allowed == of_donor
+    data = patching_dataset(world, request, trials, flips, range(len(said)), [-1], "position")
+    plain = [flips.flipped[0, cell].mean() for cell in range(len(said))]
+    np.testing.assert_allclose(plain[1:], 0.5, atol=0.1)
+    assert 0.4 < flips.flipped[2, 0].mean() < 0.6
+    expected = {"swap": [1, 0, 0, 0], "gained": [1, 0, 1, None], "lost": [1, 1, 0, None]}
+    for variable, values in expected.items():
+        for cell, value in enumerate(values):
+            if value is not None:
+                assert float(data[variable].values[cell, 0]) == value, (variable, cell)
+    np.testing.assert_allclose(data["random_state"] + data["above_random_max"], 1)
+    np.testing.assert_allclose(data["above_random"].values[0, 0], data["above_random_max"])
+    by_pair = []
+    for p in np.unique(strings.pair).tolist():
+        mine = strings.pair == p
+        sides = [allowed[mine & of_donor], ~allowed[mine & ~of_donor]]
+        if all(map(len, sides)) and trials.has[2, p]:
+            by_pair.append((p, min(side.mean() for side in sides)))
+    state = trials.pairs.clusters(False)
+    means = [np.mean([v for p, v in by_pair if state[p] == s]) for s in {state[p] for p, _ in by_pair}]
+    np.testing.assert_allclose(data["above_random_max"], 1 - np.mean(means))
+    assert 0.6 < float(data["above_random_max"]) < 1
 
 
 def test_the_last_layer_swaps_first_words_only(trained: Any, streets: Any) -> None:
@@ -229,7 +280,7 @@ def test_scores_are_shares_of_right_strings(trained: Any, streets: Any) -> None:
     from mechprobe.worlds.inside.trials import draw_trials
     from mechprobe.worlds.metrics.request import checked
 
-    data = patch_states(trained, streets, n=5, k=2, layers=[-1], positions=[-1], **QUIET).data
+    data = patch_states(trained, streets, n=5, k=2, layers=[1], positions=[-1], **QUIET).data
     request = checked(streets, 5, 1, 2, Epsilon(), "corrected", None, 0)
     trials = draw_trials(streets, request, 1)
 
@@ -239,7 +290,7 @@ def test_scores_are_shares_of_right_strings(trained: Any, streets: Any) -> None:
         for i, word in enumerate(string.tolist()):
             key = (*own.tolist(), None, *other.tolist(), None, *string[:i].tolist())
             if key not in known:
-                known[key] = by_full_passes(trained, own, other, string[:i], -1, [-1])
+                known[key] = by_full_passes(trained, own, other, string[:i], 1, [-1])
             if known[key][word] <= np.log(0.01):
                 return False
         return True
@@ -247,14 +298,14 @@ def test_scores_are_shares_of_right_strings(trained: Any, streets: Any) -> None:
     found: list[float] = []
     for pair in range(len(trials.pairs)):
         own, other = (p[pair][p[pair] >= 0] for p in (trials.pairs.prefixes1, trials.pairs.prefixes2))
-        flips: list[bool] = []
+        flips: dict[bool, list[bool]] = {True: [], False: []}
         for i in np.flatnonzero(trials.strings.strings.pair == pair).tolist():
             string, of_donor = trials.strings.strings.strings[i], bool(trials.strings.of_donor[i])
             string = string[string >= 0]
             if accepts(other, other, string) == of_donor != accepts(own, own, string):
-                flips.append(accepts(own, other, string) == of_donor)
-        if flips:
-            found.append(float(np.mean(flips)))
+                flips[of_donor].append(accepts(own, other, string) == of_donor)
+        if all(flips.values()):
+            found.append(float(min(np.mean(side) for side in flips.values())))
     scores = data["score"].sel(condition="swap").values[0, 0]
     np.testing.assert_allclose(scores, found)
     assert len(np.unique(scores)) > 1

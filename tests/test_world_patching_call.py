@@ -119,7 +119,7 @@ def test_shown(result: Any) -> None:
     assert len(figure.data) == 3 * 3, "a panel for each position"
     by_name = {t.name: t for t in figure.data if t.xaxis == "x3"}
     named = {"donor: the other state": "swap", "control: a third state": "random_state",
-             "control: the same state": "same_state"}  # fmt: skip
+             "control: the same state (any change)": "same_state"}  # fmt: skip
     assert set(by_name) == set(named)
     for name, variable in named.items():
         np.testing.assert_allclose(list(by_name[name].y), data[variable].sel(position=-1))

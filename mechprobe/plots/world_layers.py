@@ -19,7 +19,7 @@ _CELL_INK = "#101418"
 _CONDITIONS = {
     "swap": ("donor: the other state", _MODEL, "solid"),
     "random_state": ("control: a third state", _CONTROL, "dash"),
-    "same_state": ("control: the same state", _DAMAGE, "dash"),
+    "same_state": ("control: the same state (any change)", _DAMAGE, "dash"),
 }
 _PANELS = 4
 _Interval = tuple[list[float], list[float], list[float]]
@@ -73,7 +73,7 @@ def by_layer_figure(data: xr.Dataset, kind: str, name: str) -> go.Figure:
 
 
 def patching_figure(data: xr.Dataset, kind: str, name: str) -> go.Figure:
-    """Draw the share of verdicts that change sides, and its two controls.
+    """Draw how much of the language is swapped (lesser of gained and lost), and its two controls.
 
     Args:
         data: Data of a ``StatePatching``.
@@ -123,7 +123,7 @@ def _patching_lines(data: xr.Dataset) -> tuple[go.Figure, int]:
             values = _values(data.isel(position=i), variable)
             line = _line(values, _names(layers), called, color, dash)
             figure.add_scatter(**line, showlegend=i == 0, **at)
-    figure.update_yaxes(title_text="share of verdicts changed", col=1)
+    figure.update_yaxes(title_text="swapped: lesser of gained and lost", col=1)
     return figure, 140 + 280 * rows
 
 
@@ -178,7 +178,7 @@ def _grid_axes(figure: go.Figure, data: xr.Dataset) -> None:
             "cmin": 0,
             "cmax": 1,
             "colorbar": {
-                "title": {"text": "changed<br>&nbsp;"},
+                "title": {"text": "swapped<br>&nbsp;"},
                 "thickness": 14,
                 "outlinewidth": 0,
                 "ticks": "",

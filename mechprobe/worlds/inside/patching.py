@@ -58,16 +58,24 @@ def patch_states(
     right after both prefixes can change sides; with :math:`L^m` the strings that it accepts and
     :math:`x_{l,p}` its stream after layer l at the p-th word from the end of the prefix,
 
-    .. math:: \text{swap}(l, p) = E\, P_{a \in B}\big(a \in L^m(r \mid x_{l,p} \leftarrow
-        x_{l,p}(s)) \Leftrightarrow a \in L^m(s)\big),
+    .. math:: \text{gained} &= P\big(a \in L^m(r \mid x_{l,p} \leftarrow x_{l,p}(s)) \mid
+        a \in B(q_s, q_r)\big) \\
+        \text{lost} &= P\big(a \notin L^m(r \mid x_{l,p} \leftarrow x_{l,p}(s)) \mid
+        a \in B(q_r, q_s)\big) \\
+        \text{swap} &= E \min(\text{gained}, \text{lost}),
 
-    0 where the recipient's language is intact and 1 where it is the donor's. Only the prefix is
+    the lesser of both for every pair: 0 where the recipient's language is intact, 1 where it is the
+    donor's, and 0 as well for a model that comes to refuse everything (it loses all and gains
+    nothing) or to accept everything. A language that is swapped in part scores less than the share
+    of its strings that changed; ``gained`` and ``lost`` stand beside it. Only the prefix is
     patched: what follows is read from the keys and values that this leaves. In the last layer
     nothing reads them, so that there only the first word of a string can change.
 
     Two controls stand beside each swap: a donor of the recipient's own state by another prefix (how
-    many verdicts change: damage), and a donor of a third state (how many become the pair's donor's
-    by chance). A swap near 0 does not prove that the state is elsewhere: it may be kept twice.
+    many verdicts change: damage), and a donor of a third state (how much of the pair's donor it
+    gives by chance). What a third state's own language would score bounds ``above_random`` of a
+    perfect swap (``above_random_max``). A swap near 0 does not prove that the state is elsewhere: it
+    may be kept twice.
 
     Args:
         model: A ``LanguageModel``, or a TransformerLens model whose folder says its words.

@@ -27,13 +27,15 @@ class StatePatching(Result):
     ``data`` holds over ``layer`` (-1 the embedding, l after block l) and ``position`` (-1 the last
     word of the prefix), each with ``_low`` and ``_high``, 95 % intervals over recipients' states:
 
-    - ``swap``: share of the strings that tell the two states apart whose verdict becomes the
-      donor's; 0 the recipient's language is intact, 1 it is the donor's; ``gained`` and ``lost``:
-      of the strings that only the donor's state, and only the recipient's, allows;
+    - ``gained``: share of the strings that only the donor's state allows which are accepted;
+      ``lost``: of those that only the recipient's allows, which are no longer; ``swap``: the lesser
+      of both for each pair; 0 the recipient's language is intact, 1 it is the donor's;
     - ``same_state``: the share of verdicts that change where the donor is another prefix of the
-      recipient's own state (damage); ``random_state``: the share that become the pair's donor's
-      where a third state is put in (chance);
+      recipient's own state (damage); ``random_state``: ``swap`` where a third state is put in
+      (chance);
     - ``above_random``: ``swap`` minus ``random_state`` on the pairs that have both;
+      ``above_random_max`` with bounds, one number: what a perfect swap of either state would give,
+      1 minus what the third state's true language scores;
     - ``score`` (condition, layer, position, pair), NaN where there is none, and ``state`` (pair).
 
     ``n_drawn``, ``n_kept``, ``dropped`` (reason) count pairs, ``n_pairs`` (condition) those that
@@ -42,6 +44,7 @@ class StatePatching(Result):
     """
 
     kind: ClassVar[str] = "state_patching"
+    version: ClassVar[int] = 2
     papers: ClassVar[tuple[str, ...]] = ("vafa2024worldmodel", "geiger2023das")
 
     def plot(self, kind: str = "layers") -> "go.Figure":
@@ -59,13 +62,13 @@ class StatePatching(Result):
         return plots.patching_figure(self.data, kind, str(self.provenance.model.get("name", "")))
 
     def summary(self) -> "pd.DataFrame":
-        """Return one row per layer and position: the swap and its controls, with intervals."""
+        """Return one row per layer and position: swap, what it is made of, controls, with intervals."""
         import pandas as pd
 
         rows = {
             (layer_name(layer), position): {
                 name.replace("_", " "): with_interval(self.data.isel(layer=i, position=j), name)
-                for name in ("swap", "same_state", "random_state")
+                for name in ("swap", "gained", "lost", "same_state", "random_state", "above_random")
             }
             for i, layer in enumerate(self.data["layer"].values.tolist())
             for j, position in enumerate(self.data["position"].values.tolist())
@@ -90,6 +93,7 @@ class StatePatching(Result):
             f"{data['world'].item()}, {data['acceptance'].item()}, k = {int(data['k'])}",
             f"{int(data['n_kept'])} of {int(data['n_drawn'])} pairs kept, "
             f"{int(data['n_followed'])} of {int(data['n_strings'])} strings followed",
+            f"a perfect swap is {with_interval(data, 'above_random_max')} above a third state",
         ]
         for counts, what in (("dropped", "pairs"), ("strings_dropped", "strings")):
             reasons = data[data[counts].dims[0]].values.tolist()

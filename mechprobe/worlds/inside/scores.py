@@ -13,9 +13,10 @@ from mechprobe.worlds.automata.base import World
 from mechprobe.worlds.inside.trials import CONDITIONS, TOO_LONG, Trials
 from mechprobe.worlds.metrics.dataset import ENDS, over_states
 from mechprobe.worlds.metrics.request import Request
+from mechprobe.worlds.metrics.scores import Scores
 
 WRONG = "the model is not right about it after both prefixes"
-NONE_RIGHT = "the model is not right about any string after both prefixes"
+ONE_SIDED = "of one of its two states the model is right about no string after both prefixes"
 
 Grid = npt.NDArray[np.float64]
 
@@ -51,7 +52,7 @@ def patching_dataset(
     """Return the data of a ``StatePatching``.
 
     Raises:
-        ValueError: The model is right about no string of any pair.
+        ValueError: Of no pair is the model right about strings of both states.
     """
     shape = (len(layers), len(positions))
     data = xr.Dataset(
@@ -62,16 +63,17 @@ def patching_dataset(
         }
     )
     kept = _require_right(trials, flips)
-    score = np.stack([_scores(trials, flips, c, flips.right)[:, kept] for c in range(3)])
     state = trials.pairs.clusters(False)[kept]
-    sides = {"gained": trials.strings.of_donor, "lost": ~trials.strings.of_donor}
-    means = dict(zip(CONDITIONS, score, strict=True)) | {
-        name: _scores(trials, flips, 0, flips.right & side)[:, kept] for name, side in sides.items()
-    }
+    gained, lost = ([side[:, kept] for side in sides] for sides in _sides(trials, flips))
+    swap, other = (np.minimum(gained[c], lost[c]) for c in (0, 2))
+    score = np.stack([swap, _scores(trials, flips.flipped[1], flips.right, 1)[:, kept], other])
+    means = dict(zip(CONDITIONS, score, strict=True)) | {"gained": gained[0], "lost": lost[0]}
     for name, values in means.items():
         data = data.assign(_intervals(name, [over_states(v, state) for v in values], shape))
-    above = [_difference(a, b, state) for a, b in zip(score[0], score[2], strict=True)]
+    above = [_difference(a, b, state) for a, b in zip(swap, other, strict=True)]
     data = data.assign(_intervals("above_random", above, shape))
+    most = over_states(1 - _third_state(world, trials, flips)[kept], state)
+    data = data.assign({f"above_random_max{end}": ((), v) for end, v in zip(ENDS, most, strict=True)})
     dims = ("condition", "layer", "position", "pair")
     data = data.assign(score=(dims, score.reshape(3, *shape, -1)), state=("pair", state))
     data["n_pairs"] = ("condition", (~np.isnan(score[:, 0])).sum(axis=1))
@@ -87,23 +89,46 @@ def patching_dataset(
     return data.assign(_counts(trials, flips, kept))
 
 
-def _scores(trials: Trials, flips: Flips, condition: int, strings: Mask) -> Grid:
-    """Return the share of each pair's strings that changed sides, ``[cell, pair]``."""
+def _sides(trials: Trials, flips: Flips) -> tuple[list[Grid], list[Grid]]:
+    """Return what is gained and what is lost by each kind of donor, ``[cell, pair]``."""
+    of_donor = trials.strings.of_donor
+    gained, lost = (
+        [_scores(trials, flips.flipped[c], flips.right & side, c) for c in range(len(CONDITIONS))]
+        for side in (of_donor, ~of_donor)
+    )
+    return gained, lost
+
+
+def _third_state(world: World, trials: Trials, flips: Flips) -> Scores:
+    """Return what a perfect swap of the third state would score, ``[pair]``."""
+    prefixes, strings = trials.donors[CONDITIONS[2]], trials.strings
+    states = world.run(world.initial(len(prefixes)), prefixes)
+    allowed = world.accepts(states[strings.strings.pair], strings.strings.strings)
+    agrees = (allowed == strings.of_donor)[None]
+    sides = (strings.of_donor, ~strings.of_donor)
+    gained, lost = (_scores(trials, agrees, flips.right & side, 2)[0] for side in sides)
+    return np.minimum(gained, lost)
+
+
+def _scores(trials: Trials, flipped: Mask, strings: Mask, condition: int) -> Grid:
+    """Return the share of some strings of each pair that changed sides, ``[cell, pair]``."""
     n, pair = len(trials.pairs), trials.strings.strings.pair[strings]
-    flipped = flips.flipped[condition][:, strings]
-    hits = np.stack([np.bincount(pair, row, minlength=n) for row in flipped])
+    hits = np.stack([np.bincount(pair, row, minlength=n) for row in flipped[:, strings]])
     count = np.bincount(pair, minlength=n)
     out = np.where(count > 0, hits / np.maximum(count, 1), np.nan)
     return np.where(trials.has[condition], out, np.nan)
 
 
 def _require_right(trials: Trials, flips: Flips) -> Ids:
-    kept = np.unique(trials.strings.strings.pair[flips.right])
+    """Return the pairs of which strings of either state can change sides."""
+    pair, of_donor = trials.strings.strings.pair, trials.strings.of_donor
+    kept = np.intersect1d(pair[flips.right & of_donor], pair[flips.right & ~of_donor])
     if not len(kept):
         msg = (
             f"nothing can be swapped: of the {len(flips.right)} strings that tell the states of "
-            f"{len(trials.pairs)} pairs apart, the unpatched model is right about none after both "
-            "prefixes. Take a model that knows more of the world, or another acceptance."
+            f"{len(trials.pairs)} pairs apart, the unpatched model is right about "
+            f"{int(flips.right.sum()) or 'none'} after both prefixes, and of no pair about strings "
+            "of either state. Take a model that knows more of the world, or another acceptance."
         )
         raise ValueError(msg)
     return kept
@@ -128,7 +153,7 @@ def _difference(one: Grid, other: Grid, state: Ids) -> Interval:
 
 def _counts(trials: Trials, flips: Flips, kept: Ids) -> dict[str, xr.DataArray]:
     lost = len(trials.pairs) - len(kept)
-    pairs = trials.pairs.dropped | ({NONE_RIGHT: lost} if lost else {})
+    pairs = trials.pairs.dropped | ({ONE_SIDED: lost} if lost else {})
     followed = int(flips.right.sum())
     strings = {TOO_LONG: trials.too_long, WRONG: len(flips.right) - followed}
     found = {
