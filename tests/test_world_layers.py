@@ -139,7 +139,10 @@ def test_the_last_layer_scores_as_the_model_does(shipped: tuple[Any, Any], resul
                     whole[f"{metric}{end}"].sel(model=name),
                 )
     np.testing.assert_array_equal(data["score"], whole["score"][0])
-    assert float(data["error_rate"]) == pytest.approx(1 - float(whole["next_token_validity"][0]))
+    for rate in ("refused_legal", "accepted_illegal"):
+        np.testing.assert_array_equal(data[rate], whole[rate][0])
+        np.testing.assert_array_equal(data[f"control_{rate}"], whole[rate].sel(model="noisy_oracle"))
+    np.testing.assert_array_equal(data["suffix_error"], whole["suffix_error"][0])
 
 
 def test_the_embedding_knows_little(result: Any) -> None:
@@ -148,7 +151,7 @@ def test_the_embedding_knows_little(result: Any) -> None:
     assert data["layer"].values[0] == -1
     assert float(first["next_token_validity_high"]) < float(last["next_token_validity_low"])
     assert float(first["distinction_recall_high"]) < float(last["distinction_recall"])
-    assert float(first["error_rate"]) > 0.2
+    assert (first["refused_legal"] > 5 * last["refused_legal"]).all()
 
 
 def test_a_model_that_is_its_world(small: tuple[Any, Any]) -> None:
@@ -176,19 +179,19 @@ def test_an_interrupted_run_goes_on(
     net, world = small
     asked: dict[str, Any] = {"n": 30, "k": 2, "mode": "exact", "layers": [-1, 2], **QUIET}
     whole = world_by_layer(net, world, **asked)
-    outcome, keys = exam.Exam.outcome, list[str]()
+    scores, keys = exam.Exam.scores, list[str]()
 
-    def stopped(self: Any, key: str, predictor: Any) -> Any:
+    def stopped(self: Any, key: str, *asked: Any) -> Any:
         keys.append(key)
-        if len(keys) == 4:
+        if key == "control of layer 2" and keys.count(key) == 1:
             raise KeyboardInterrupt
-        return outcome(self, key, predictor)
+        return scores(self, key, *asked)
 
     journal = tmp_path / "layers.jsonl"
-    monkeypatch.setattr(exam.Exam, "outcome", stopped)
+    monkeypatch.setattr(exam.Exam, "scores", stopped)
     with pytest.raises(KeyboardInterrupt):
         world_by_layer(net, world, resume=journal, **asked)
-    assert keys == ["layer -1", "layer 2", "control of layer -1", "control of layer 2"]
+    assert keys == ["layer -1", "layer 2", *["control of layer -1"] * 3, "control of layer 2"]
     there = journal.read_text().splitlines()
     rest = world_by_layer(net, world, resume=journal, **asked)
     assert rest.data.equals(whole.data)
@@ -241,7 +244,7 @@ def test_shown(result: Any) -> None:
     assert len(figure.data) == 5 * 4
     recall = {t.name: t for t in figure.data if t.xaxis == "x3"}
     np.testing.assert_allclose(list(recall["layer"].y), data["distinction_recall"])
-    control = recall["automaton with the layer's own error rate"]
+    control = recall["automaton with the layer's own error rates"]
     np.testing.assert_allclose(list(control.y), data["control_distinction_recall"])
     assert control.line.dash == "dash"
     assert set(recall["true automaton"].y) == {1.0}
@@ -251,6 +254,10 @@ def test_shown(result: Any) -> None:
     assert "pairs of compression precision kept" in result.section().note
     assert "embedding" in result._repr_html_()
     assert len(result.to_dataframe()) == 2 * 4
+    assert result.summary().columns[:2].tolist() == ["suffix error", "control suffix error"]
+    matched = result.matched()
+    assert matched.index.names == ["layer", "metric"]
+    np.testing.assert_array_equal(matched["refused realised"], data["control_refused_legal"].values.ravel())
     assert (result.dropped()["dropped"] > 0).all()
 
 

@@ -177,34 +177,33 @@ def test_legal_only_in_closed_form() -> None:
 
 
 def test_noisy_oracle_errs_as_often_as_asked(world: Any) -> None:
-    """Each legal word is refused with e, and as many illegal ones are accepted."""
+    """Each legal word is refused with one rate, each illegal one accepted with the other."""
     from mechprobe.worlds import next_token_validity, noisy_oracle, true_automaton
 
     rng = np.random.default_rng(0)
     walks = world.random_walks(300, rng)
-    for rate in (0.03, 0.2):
-        oracle = noisy_oracle(world, rate, seed=1)
+    for refused, accepted in ((0.03, 0.2), (0.2, 0.01)):
+        oracle = noisy_oracle(world, refused, accepted, seed=1)
         states, hashes = world.sample_states(rng, 4000), rng.integers(0, 2**63, 4000, np.uint64)
         legal, judged = world.legal(states), oracle.judge(states, hashes, 0)
-        judgements = int(legal.sum())
-        # Four standard errors of a share; wrong acceptances are as many as wrong refusals.
-        slack = 4 * np.sqrt(rate / judgements)
-        assert abs((legal & ~judged).sum() / judgements - rate) < slack
-        some = ~legal.all(axis=1)
-        expected = rate * legal[some].sum()
-        assert abs((judged & ~legal).sum() - expected) < 4 * np.sqrt(expected)
+        for rate, wrong, asked in ((refused, legal & ~judged, legal), (accepted, judged & ~legal, ~legal)):
+            n = int(asked.sum())  # four standard errors of a share
+            assert abs(wrong.sum() / max(n, 1) - rate * (n > 0)) <= 4 * np.sqrt(rate / max(n, 1)) * (n > 0)
         valid = next_token_validity(oracle, world, walks).value
         assert valid < 1
     assert next_token_validity(true_automaton(world), world, walks).value == 1
     prefix = np.array(walks[0][:2])[None]
-    one, other = (noisy_oracle(world, 0.3, seed).start(prefix).accepted for seed in (0, 0))
+    one, other = (noisy_oracle(world, 0.3, 0.1, seed).start(prefix).accepted for seed in (0, 0))
     np.testing.assert_array_equal(one, other)
+    for rates, name in (((-0.1, 0.0), "refused"), ((0.0, 1.1), "accepted")):
+        with pytest.raises(ValueError, match=rf"{name} is a share of words, in \[0, 1\]; found"):
+            noisy_oracle(world, *rates)
 
 
 def test_no_noise_is_the_truth(world: Any) -> None:
     from mechprobe.worlds import noisy_oracle
 
-    found, _, _ = scores_of(noisy_oracle(world, 0.0), world, "corrected")
+    found, _, _ = scores_of(noisy_oracle(world, 0.0, 0.0), world, "corrected")
     for values in found.values():
         assert (values[~np.isnan(values)] == 1).all()
 
@@ -321,7 +320,7 @@ def test_batched_equals_one_by_one(mode: str) -> None:
 def test_more_suffixes_find_more(world: Any) -> None:
     from mechprobe.worlds import noisy_oracle
 
-    model = noisy_oracle(world, 0.1)
+    model = noisy_oracle(world, 0.1, 0.02)
     few, _, _ = scores_of(model, world, "corrected", m=1)
     many, _, _ = scores_of(model, world, "corrected", m=20)
     one, other = few["compression_precision"], many["compression_precision"]

@@ -56,7 +56,7 @@ def by_layer_figure(data: xr.Dataset, kind: str, name: str) -> go.Figure:
             value = float(data[f"reference_{metric}"].values[i])
             figure.add_scatter(**_level(value, len(layers), called, color, dash, column), **at)
         for prefix, called, color, dash in (
-            ("control_", "automaton with the layer's own error rate", _CONTROL, "dash"),
+            ("control_", "automaton with the layer's own error rates", _CONTROL, "dash"),
             ("", "layer", _MODEL, "solid"),
         ):
             values = _values(data, f"{prefix}{metric}")

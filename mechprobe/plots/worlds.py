@@ -21,7 +21,7 @@ _NAMES = {
     "uniform": "uniform: accepts everything",
     "legal_only": "legal-only: knows the next word, no more",
     "automaton": "true automaton",
-    "noisy_oracle": "automaton with the model's next-word errors",
+    "noisy_oracle": "automaton with the model's error rates",
 }
 _KNOBS = {"epsilon": "ε", "suffixes": "suffixes per pair (M)", "k": "longest string (k)"}
 
@@ -99,6 +99,40 @@ def _error_bars(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[st
         "thickness": 1.2,
         "width": 3,
     }
+
+
+def suffixes_figure(data: xr.Dataset) -> go.Figure:
+    """Draw compression against the number of suffixes that it rests on, for every model.
+
+    Args:
+        data: Data of a ``WorldModelResult`` with ``compression_curve``.
+
+    Returns:
+        A figure with a transparent background; at M = 1 it is 1 minus the suffix error.
+    """
+    at, figure = data["m"].values.tolist(), go.Figure()
+    for i, model in enumerate(data["model"].values.tolist()):
+        value, low, high = (data[f"compression_curve{e}"].values[i] for e in ("", "_low", "_high"))
+        called = _NAMES.get(str(model), label(str(data["model_name"].values[i]), 40))
+        figure.add_scatter(
+            x=at,
+            y=value.tolist(),
+            name=called,
+            mode="lines+markers",
+            line={"color": _COLORS.get(str(model), INK), "width": 2},
+            error_y=_error_bars(value, low, high),
+            hovertemplate=f"<b>{markup(called)}</b>, M = %{{x}}: %{{y:.3f}}<extra></extra>",
+        )
+    styled(figure, "Compression against the number of suffixes", _settings(data), height=420)
+    figure.update_layout(
+        width=720,
+        margin={"l": 56, "r": 24, "t": 76, "b": 132},
+        legend={"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top", "font": {"size": 11}},
+    )
+    ticks = [str(m) for m in at]
+    figure.update_xaxes(type="log", tickvals=at, ticktext=ticks, title_text=_KNOBS["suffixes"])
+    figure.update_yaxes(range=[-0.02, 1.04])
+    return figure
 
 
 def sensitivity_figure(data: xr.Dataset) -> go.Figure:

@@ -11,7 +11,7 @@ from mechprobe.provenance import Call
 from mechprobe.stats import difference_interval
 from mechprobe.worlds.automata.arrays import Ids
 from mechprobe.worlds.automata.base import World
-from mechprobe.worlds.metrics.dataset import ENDS, METRICS, Outcome, world_dataset
+from mechprobe.worlds.metrics.dataset import ENDS, Outcome, world_dataset
 from mechprobe.worlds.metrics.drawing import PrefixKind, drawn_pairs, held_out_walks, named
 from mechprobe.worlds.metrics.exam import Exam
 from mechprobe.worlds.metrics.journal import Journal
@@ -21,7 +21,7 @@ from mechprobe.worlds.metrics.results import WorldByLayer
 from mechprobe.worlds.metrics.scores import Scores
 from mechprobe.worlds.predictors.acceptance import Acceptance, Epsilon
 from mechprobe.worlds.predictors.network import LanguageModel
-from mechprobe.worlds.predictors.oracles import legal_only, noisy_oracle, true_automaton, uniform
+from mechprobe.worlds.predictors.oracles import legal_only, true_automaton, uniform
 from mechprobe.worlds.predictors.predictor import Predictor
 from mechprobe.worlds.predictors.residual import chosen_layers
 from mechprobe.worlds.predictors.subject import as_network
@@ -53,9 +53,10 @@ def world_by_layer(
     .. math:: p_l = \mathrm{softmax}(f(\mathrm{norm}(x_l) W_U + b_U)),
 
     and all layers are asked about the same pairs of prefixes. Beside each stands its control, the
-    true automaton with independent errors at that layer's own next-token error rate: a layer below
-    its control is incoherent beyond its errors. It is a reading, not a cause: a layer may hold the
-    state in directions that the unembedding does not read (see ``probe_states``, ``patch_states``).
+    true automaton that refuses legal words and accepts illegal ones, independently, as often as that
+    layer does in the same test: a layer below its control is incoherent beyond its errors. It is a
+    reading, not a cause: a layer may hold the state in directions that the unembedding does not read
+    (see ``probe_states``, ``patch_states``).
 
     Args:
         model: A ``LanguageModel``, or a TransformerLens model whose folder says its words.
@@ -124,13 +125,9 @@ def world_by_layer(
 def _outcomes(exam: Exam, at: Mapping[int, Predictor]) -> dict[str, Outcome]:
     """Return what layers score, then their controls, then the references, in order."""
     layers = {f"layer {layer}": exam.outcome(f"layer {layer}", net) for layer, net in at.items()}
-    rates = {name: min(1 - one.validity.value, 0.999) for name, one in layers.items()}
-    oracles = {
-        f"control of {name}": noisy_oracle(exam.world, rate, exam.request.seed)
-        for name, rate in rates.items()
-    }
-    oracles |= {o.name: o for o in (f(exam.world) for f in (uniform, legal_only, true_automaton))}
-    return layers | {name: exam.outcome(name, oracle) for name, oracle in oracles.items()}
+    controls = {f"control of {key}": exam.control(f"control of {key}", one) for key, one in layers.items()}
+    oracles = [f(exam.world) for f in (uniform, legal_only, true_automaton)]
+    return layers | controls | {oracle.name: exam.outcome(oracle.name, oracle) for oracle in oracles}
 
 
 def _dataset(
@@ -156,7 +153,6 @@ def _dataset(
     for prefix, part in parts.items():
         data = data.assign({f"{prefix}{name}": part[name].variable for name in per_model})
     data = data.assign_coords(reference=list(outcomes)[2 * n :])
-    data = data.assign(error_rate=1 - data[METRICS[-1]])
     return data.assign(_above_control(data))
 
 

@@ -1,7 +1,7 @@
 """Scores of all models as one labelled dataset, with intervals over states."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,13 @@ from mechprobe.worlds.automata.base import World
 from mechprobe.worlds.metrics.next_word import Validity
 from mechprobe.worlds.metrics.pairs import Pairs
 from mechprobe.worlds.metrics.request import Request
-from mechprobe.worlds.metrics.scores import TESTS, Scores, Test
+from mechprobe.worlds.metrics.scores import TESTS, Gathered, Scores, Test
 
 NEXT_TOKEN = "next_token_validity"
 METRICS = (*TESTS, NEXT_TOKEN)
 ENDS = ("", "_low", "_high")
+# Where compression is given for fewer suffixes than were drawn.
+CURVE = (1, 2, 5, 10, 20, 30, 50, 100, 200, 500)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +29,12 @@ class Outcome:
     Attributes:
         name: Its name.
         validity: The next-token test.
-        scores: For each test, the score of every pair (NaN: dropped) and why it was dropped.
+        scores: For each test, the scores of all pairs.
     """
 
     name: str
     validity: Validity
-    scores: dict[Test, tuple[Scores, list[str]]]
+    scores: dict[Test, Gathered]
 
 
 def over_states(values: Scores, clusters: Ids) -> Interval:
@@ -62,12 +64,18 @@ def world_dataset(
     clusters = {test: p.clusters(request.published) for test, p in pairs.items()}
     data = xr.Dataset(coords={"model": list(outcomes), "metric": list(METRICS)})
     for test in TESTS:
-        found = [over_states(o.scores[test][0], clusters[test]) for o in outcomes.values()]
+        found = [over_states(o.scores[test].values, clusters[test]) for o in outcomes.values()]
         data = data.assign(_intervals(test, found))
     valid = [accuracy_interval(o.validity.right, o.validity.sequence) for o in outcomes.values()]
     data = data.assign(_intervals(NEXT_TOKEN, valid))
     data["model_name"] = ("model", np.array([o.name for o in outcomes.values()], dtype=object))
     data = data.assign(_counts(pairs, outcomes)).assign(_each(pairs, clusters, outcomes))
+    data = data.assign(_errors(outcomes))
+    if request.mode != "exact":
+        errors = [o.scores[TESTS[0]].suffix_error for o in outcomes.values()]
+        cluster = clusters[TESTS[0]]
+        data = data.assign(_intervals("suffix_error", [over_states(e, cluster) for e in errors]))
+        data = data.assign(_over_suffixes(request.suffixes, errors, cluster))
     facts: dict[str, str | int] = {
         "world": world.name,
         "mode": request.mode,
@@ -101,6 +109,44 @@ def add_sensitivity(
     return data.assign(found).assign(knob=("setting", knobs), at=("setting", values))
 
 
+def _errors(outcomes: Mapping[str, Outcome]) -> dict[str, tuple[tuple[str, str], np.ndarray]]:
+    """Return how often legal words are refused and illegal ones accepted, in each test."""
+    rates = np.array(
+        [
+            [judged.rates for judged in (*(o.scores[t].judged for t in TESTS), o.validity.judged)]
+            for o in outcomes.values()
+        ]
+    )
+    dims = ("model", "metric")
+    return {"refused_legal": (dims, rates[:, :, 0]), "accepted_illegal": (dims, rates[:, :, 1])}
+
+
+def _over_suffixes(
+    n_samples: int, errors: Sequence[Scores], cluster: Ids
+) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """Return compression at every M up to that of the samples, with intervals."""
+    at = np.array(sorted({*(m for m in CURVE if m < n_samples), n_samples}))
+    curve = np.array(
+        [[over_states(none_refused(e, n_samples, m), cluster) for m in at.tolist()] for e in errors]
+    )
+    found = {f"compression_curve{end}": (("model", "m"), curve[:, :, i]) for i, end in enumerate(ENDS)}
+    return {**found, "m": (("m",), at)}
+
+
+def none_refused(suffix_error: Scores, n_samples: int, m: int) -> Scores:
+    r"""Return the chance that none of m of a pair's samples is refused, exactly.
+
+    .. math:: \binom{M - x}{m} \Big/ \binom{M}{m}
+
+    Args:
+        suffix_error: Share x / M of the samples that are refused.
+        n_samples: M.
+        m: Between 1 and M.
+    """
+    left = np.round((1 - suffix_error) * n_samples)
+    return np.prod([np.maximum(left - i, 0) / (n_samples - i) for i in range(m)], axis=0)
+
+
 def _intervals(name: str, found: list[Interval]) -> dict[str, tuple[str, list[float]]]:
     columns = zip(ENDS, zip(*found, strict=True), strict=True)
     return {f"{name}{end}": ("model", list(column)) for end, column in columns}
@@ -112,7 +158,7 @@ def _counts(pairs: Mapping[Test, Pairs], outcomes: Mapping[str, Outcome]) -> dic
     positions = [len(o.validity.right) for o in outcomes.values()]
     found = {
         (model, test): Counter(pairs[test].dropped)
-        + Counter(reason for reason in outcome.scores[test][1] if reason)
+        + Counter(reason for reason in outcome.scores[test].reasons if reason)
         for model, outcome in outcomes.items()
         for test in TESTS
     }
@@ -142,17 +188,20 @@ def _counts(pairs: Mapping[Test, Pairs], outcomes: Mapping[str, Outcome]) -> dic
 def _each(
     pairs: Mapping[Test, Pairs], clusters: Mapping[Test, Ids], outcomes: Mapping[str, Outcome]
 ) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
-    """Return the score of every pair and the state that it belongs to; -1 and NaN fill up."""
+    """Return scores and errors of every pair, and the state that it belongs to; -1 and NaN fill up."""
     most = max(len(p) for p in pairs.values())
     score = np.full((len(outcomes), len(TESTS), most), np.nan)
+    errors = np.full((len(outcomes), most), np.nan)
+    errors[:, : len(pairs[TESTS[0]])] = [o.scores[TESTS[0]].suffix_error for o in outcomes.values()]
     state = np.full((len(TESTS), most), -1, dtype=np.int64)
     for column, test in enumerate(TESTS):
         n = len(pairs[test])
         state[column, :n] = clusters[test]
         for row, outcome in enumerate(outcomes.values()):
-            score[row, column, :n] = outcome.scores[test][0]
+            score[row, column, :n] = outcome.scores[test].values
     return {
         "score": (("model", "test", "pair"), score),
+        "pair_suffix_error": (("model", "pair"), errors),
         "state": (("test", "pair"), state),
         "test": (("test",), np.array(TESTS, dtype=object)),
     }

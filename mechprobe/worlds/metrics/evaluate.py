@@ -16,7 +16,7 @@ from mechprobe.worlds.metrics.request import Request, checked, require_room
 from mechprobe.worlds.metrics.results import WorldModelResult
 from mechprobe.worlds.metrics.scores import TESTS, Scores, Test
 from mechprobe.worlds.predictors.acceptance import Acceptance, Epsilon
-from mechprobe.worlds.predictors.oracles import legal_only, noisy_oracle, true_automaton, uniform
+from mechprobe.worlds.predictors.oracles import NOISY, legal_only, true_automaton, uniform
 from mechprobe.worlds.predictors.predictor import Predictor
 from mechprobe.worlds.predictors.subject import Subject, about, as_predictor
 
@@ -67,7 +67,9 @@ def evaluate_world_model(
     the whole tree of accepted strings up to k words in place of samples.
 
     Samples find violations: precision falls as ``suffixes`` grows, so that numbers of different M
-    do not compare.
+    do not compare. ``suffix_error``, the share of the drawn suffixes that the second prefix of a
+    state refuses, does not depend on M; with x of M refused, ``compression_curve`` gives for every
+    smaller M' the chance that none of M' is, :math:`\binom{M - x}{M'} / \binom{M}{M'}`.
 
     Args:
         model: A predictor (``load_sequence_model``, ``language_model``, ``callable_model``), a
@@ -86,7 +88,8 @@ def evaluate_world_model(
         max_tokens: Words of prefix and suffix together; the world's ``max_length`` if None (128 in
             ``"vafa2024"``, for worlds whose sequences end).
         baselines: Put the same pairs to ``uniform``, ``legal_only``, the true automaton and an
-            oracle that errs as often as the model does at the next word.
+            oracle that refuses legal words and accepts illegal ones as often as the model does in
+            the same test.
         sensitivity: Also give curves over epsilon, M and k, on at most 200 pairs.
         batch_size: Pairs at once; None for as many as memory allows. Changes no draw.
         progress: Show a bar over pairs.
@@ -129,14 +132,9 @@ def evaluate_world_model(
     exam = Exam(world, request, same, different, walks, journal, batch_size, progress)
     outcomes = {GIVEN: exam.outcome(GIVEN, predictor)}
     if baselines:
-        rate = 1 - outcomes[GIVEN].validity.value
-        for oracle in (
-            uniform(world),
-            legal_only(world),
-            true_automaton(world),
-            noisy_oracle(world, min(rate, 0.999), seed),
-        ):
+        for oracle in (uniform(world), legal_only(world), true_automaton(world)):
             outcomes[oracle.name] = exam.outcome(oracle.name, oracle)
+        outcomes[NOISY] = exam.control(NOISY, outcomes[GIVEN])
     data = world_dataset(world, request, same, different, outcomes)
     if sensitivity:
         data = add_sensitivity(data, _curves(exam, predictor))
@@ -162,8 +160,8 @@ def _curves(exam: Exam, predictor: Predictor) -> dict[tuple[str, float], dict[st
     for knob, value, changed in settings:
         curve = exam.scores("curve", affected[knob], predictor, changed, SENSITIVITY_PAIRS)
         found: dict[str, tuple[Scores, Ids]] = {}
-        for test, (values, _) in curve.items():
+        for test, gathered in curve.items():
             pairs = exam.same if test == "compression_precision" else exam.different
-            found[test] = values, pairs.clusters(request.published)[: len(values)]
+            found[test] = gathered.values, pairs.clusters(request.published)[: len(gathered.values)]
         out[knob, float(value)] = found
     return out

@@ -1,7 +1,7 @@
 """All tests of one call: the questions that every predictor is asked, and what it scores."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -11,10 +11,12 @@ from mechprobe.worlds.automata.arrays import Ids
 from mechprobe.worlds.automata.base import World
 from mechprobe.worlds.metrics.dataset import Outcome
 from mechprobe.worlds.metrics.journal import Journal
-from mechprobe.worlds.metrics.next_word import next_token_validity
+from mechprobe.worlds.metrics.judged import Judged
+from mechprobe.worlds.metrics.next_word import Validity, next_token_validity
 from mechprobe.worlds.metrics.pairs import Pairs
 from mechprobe.worlds.metrics.request import Request
-from mechprobe.worlds.metrics.scores import TESTS, Scored, Scores, Test, gather, scored
+from mechprobe.worlds.metrics.scores import TESTS, Gathered, Scored, Test, gather, scored
+from mechprobe.worlds.predictors.oracles import Oracle, noisy_oracle
 from mechprobe.worlds.predictors.predictor import Predictor
 
 
@@ -49,15 +51,35 @@ class Exam:
 
     def outcome(self, key: str, predictor: Predictor) -> Outcome:
         """Put one predictor to all tests."""
-        size = self.batch_size
-        validity = next_token_validity(predictor, self.world, self.walks, batch_size=size)
-        return Outcome(predictor.name, validity, self.scores(key, TESTS, predictor, self.request))
+        scores = self.scores(key, TESTS, predictor, self.request)
+        return Outcome(predictor.name, self._validity(predictor), scores)
+
+    def control(self, key: str, model: Outcome) -> Outcome:
+        """Put the true automaton with a model's errors to all tests.
+
+        Tests read different prefixes, and strings of different length behind them: each has an
+        oracle of its own, with the errors that the model made in that test. It errs by pair, so
+        that its rates are those asked for also where few prefixes are drawn again and again.
+        """
+        scores: dict[Test, Gathered] = {}
+        for test in TESTS:
+            scores |= self.scores(key, (test,), self._noisy(model.scores[test].judged), self.request)
+        oracle = self._noisy(model.validity.judged)
+        return Outcome(oracle.name, self._validity(oracle), scores)
+
+    def _noisy(self, judged: Judged) -> Oracle:
+        refused, accepted = np.nan_to_num(judged.rates).tolist()
+        return replace(noisy_oracle(self.world, refused, accepted, self.request.seed), by_pair=True)
+
+    def _validity(self, predictor: Predictor) -> Validity:
+        rule, size = self.request.acceptance, self.batch_size
+        return next_token_validity(predictor, self.world, self.walks, acceptance=rule, batch_size=size)
 
     def scores(
         self, key: str, tests: tuple[Test, ...], predictor: Predictor, request: Request, n: int | None = None
-    ) -> dict[Test, tuple[Scores, list[str]]]:
+    ) -> dict[Test, Gathered]:
         """Return the scores of the first n pairs, from the journal where it has them."""
-        out: dict[Test, tuple[Scores, list[str]]] = {}
+        out: dict[Test, Gathered] = {}
         for title, some, every in (
             ("compression", TESTS[:1], self.same),
             ("distinction", TESTS[1:], self.different),

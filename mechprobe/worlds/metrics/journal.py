@@ -3,12 +3,17 @@
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 
 from mechprobe.provenance import Json, digest_json, plain
-from mechprobe.worlds.metrics.scores import Scored
+from mechprobe.worlds.metrics.judged import Judged
+from mechprobe.worlds.metrics.scores import Scored, Scores
+
+# What a line holds; a file of another format is another run's.
+FORMAT = 2
 
 
 class Journal:
@@ -30,7 +35,7 @@ class Journal:
         self._done: dict[str, list[Scored]] = {}
         if self._path is None:
             return
-        asked = plain(run)
+        asked = plain({**run, "journal": FORMAT})
         header: dict[str, Json] = {"run": digest_json(dict(asked)), "asked": dict(asked)}
         if self._path.exists() and self._path.stat().st_size:
             self._read(self._path, header, asked)
@@ -45,9 +50,15 @@ class Journal:
         """Write one batch; it is on disk when this returns."""
         if self._path is None:
             return
-        values: list[Json] = [None if np.isnan(v) else v for v in part.values.tolist()]
         self._append(
-            {"task": task, "index": part.index.tolist(), "values": values, "reasons": list(part.reasons)}
+            {
+                "task": task,
+                "index": part.index.tolist(),
+                "values": _told(part.values),
+                "reasons": list(part.reasons),
+                "judged": list(astuple(part.judged)),
+                "suffix_error": _told(part.suffix_error),
+            }
         )
 
     def _append(self, line: dict[str, Json]) -> None:
@@ -83,7 +94,19 @@ class Journal:
         if not lines:
             self._append(header)
         for line in lines[1:]:
-            values = np.array([np.nan if v is None else v for v in line["values"]], np.float64)
-            index = np.array(line["index"], dtype=np.int64)
-            part = Scored(index, values, tuple(line["reasons"]))
+            part = Scored(
+                np.array(line["index"], dtype=np.int64),
+                _read(line["values"]),
+                tuple(line["reasons"]),
+                Judged(*line["judged"]),
+                _read(line["suffix_error"]),
+            )
             self._done.setdefault(line["task"], []).append(part)
+
+
+def _told(values: Scores) -> list[Json]:
+    return [None if np.isnan(v) else v for v in values.tolist()]
+
+
+def _read(values: list[float | None]) -> Scores:
+    return np.array([np.nan if v is None else v for v in values], np.float64)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from mechprobe.results.html import Section
 
 
-KINDS = ("metrics", "sensitivity")
+KINDS = ("metrics", "suffixes", "sensitivity")
+RATES = {"refused_legal": "refused", "accepted_illegal": "accepted"}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -26,10 +27,18 @@ class WorldModelResult(Result):
     - ``compression_precision``, ``distinction_precision``, ``distinction_recall`` (means over
       states), ``next_token_validity`` (mean over positions), each with ``_low`` and ``_high``
       (model): 95 % intervals over states, or over sequences; NaN where no pair was left;
+    - ``suffix_error`` with bounds (model): of the suffixes drawn after one prefix of a state, the
+      share that is refused after the other, whatever their number; ``compression_curve`` with
+      bounds (model, m): what compression would be with fewer suffixes, at the last m as it is;
+      neither in mode ``"exact"``, where nothing is drawn;
+    - ``refused_legal``, ``accepted_illegal`` (model, metric): shares of the legal words that are
+      refused and of the illegal ones that are accepted, wherever the test looks; those of the
+      model are what its ``noisy_oracle`` was asked for, in each test by itself;
     - ``n_drawn``, ``n_redrawn`` (metric), ``n_kept`` (model, metric), ``dropped`` (model, metric,
       reason): what became of the pairs that were drawn; positions for ``next_token_validity``;
-    - ``score`` (model, test, pair), NaN where dropped, and ``state`` (test, pair), the state that
-      a pair belongs to, -1 where there is none;
+    - ``score`` (model, test, pair) and ``pair_suffix_error`` (model, pair; of compression), NaN
+      where dropped, and ``state`` (test, pair), the state that a pair belongs to, -1 where there
+      is none;
     - where asked for, ``sensitivity`` with ``_low`` and ``_high`` (setting, metric), of the given
       model, with ``knob`` (epsilon, suffixes, k) and ``at`` (setting);
     - ``model_name`` (model), ``world``, ``mode``, ``acceptance``, ``suffixes``, ``k``,
@@ -37,22 +46,29 @@ class WorldModelResult(Result):
     """
 
     kind: ClassVar[str] = "world_model"
+    version: ClassVar[int] = 2
     papers: ClassVar[tuple[str, ...]] = ("vafa2024worldmodel",)
 
     def plot(self, kind: str = "metrics") -> "go.Figure":
         """Draw the metrics.
 
         Args:
-            kind: ``"metrics"`` (bars of every model with intervals) or ``"sensitivity"`` (curves
-                over epsilon, suffixes and k, where they were asked for).
+            kind: ``"metrics"`` (bars of every model with intervals), ``"suffixes"`` (compression
+                against their number M, on the suffixes that were drawn) or ``"sensitivity"``
+                (curves over epsilon, suffixes and k, where they were asked for).
 
         Raises:
-            ValueError: An unknown kind, or no curves.
+            ValueError: An unknown kind, no curves, or no suffixes (mode ``"exact"``).
         """
         from mechprobe.plots import worlds as plots
 
         if kind == "metrics":
             return plots.metrics_figure(self.data)
+        if kind == "suffixes":
+            if "compression_curve" not in self.data:
+                msg = "mode 'exact' draws no suffixes, so that there is no curve over their number."
+                raise ValueError(msg)
+            return plots.suffixes_figure(self.data)
         if kind == "sensitivity":
             if "sensitivity" not in self.data:
                 msg = "this result has no curves; evaluate with sensitivity=True."
@@ -62,15 +78,30 @@ class WorldModelResult(Result):
         raise ValueError(msg)
 
     def summary(self) -> "pd.DataFrame":
-        """Return metrics with intervals, and pairs kept, the given model above its baselines."""
+        """Return metrics with intervals, the given model above its baselines.
+
+        Suffix error leads: unlike compression it does not depend on M. The last two columns are
+        ``matched`` in short, a number for each of the first three metrics.
+        """
         import pandas as pd
 
-        metrics = [str(m) for m in self.data["metric"].values.tolist()]
         rows = {
-            str(model): {m.replace("_", " "): self._cell(i, m) for m in metrics}
+            str(model): _row(self.data.isel(model=i))
             for i, model in enumerate(self.data["model"].values.tolist())
         }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+    def matched(self) -> "pd.DataFrame":
+        """Return by metric which errors the noise-matched oracle was asked for, and which it made.
+
+        Raises:
+            ValueError: The result has no baselines.
+        """
+        if "noisy_oracle" not in self.data["model"].values:
+            msg = "this result has no noise-matched oracle; evaluate with baselines=True."
+            raise ValueError(msg)
+        rates = self.data[list(RATES)]
+        return _matched(rates.sel(model="given"), rates.sel(model="noisy_oracle"))
 
     def dropped(self) -> "pd.DataFrame":
         """Return how many pairs were dropped, by model, metric and reason."""
@@ -100,7 +131,8 @@ class WorldModelResult(Result):
 
     def section(self) -> "Section":
         """Return all figures, and what was dropped."""
-        kinds = KINDS if "sensitivity" in self.data else KINDS[:1]
+        without = {"suffixes": "compression_curve", "sensitivity": "sensitivity"}
+        kinds = [kind for kind in KINDS if without.get(kind, "score") in self.data]
         return replace(super().section(), figures=[self.plot(kind) for kind in kinds], note=self.note())
 
     def note(self) -> str:
@@ -120,12 +152,6 @@ class WorldModelResult(Result):
         ]
         return "; ".join([settings, *drops])
 
-    def _cell(self, model: int, metric: str) -> str:
-        value, low, high = (float(self.data[f"{metric}{e}"].values[model]) for e in ("", "_low", "_high"))
-        if value != value:
-            return "no pair left"
-        return f"{value:.3f} [{low:.3f}, {high:.3f}]"
-
 
 @dataclass(frozen=True, repr=False, eq=False)
 class WorldByLayer(Result):
@@ -136,18 +162,21 @@ class WorldByLayer(Result):
     - ``compression_precision``, ``distinction_precision``, ``distinction_recall`` (means over
       states) and ``next_token_validity`` (mean over positions), each with ``_low`` and ``_high``:
       95 % intervals over states, or over sequences; NaN where no pair was left;
-    - the same with ``control_``: the true automaton with errors at the layer's own ``error_rate``
-      (1 - ``next_token_validity``), on the same pairs;
+    - ``suffix_error`` and ``compression_curve`` (layer, m) with bounds, ``refused_legal``,
+      ``accepted_illegal`` (layer, metric): as in ``WorldModelResult``;
+    - the same with ``control_``: the true automaton that refuses and accepts as wrongly as the
+      layer does, on the same pairs;
     - ``above_control`` with bounds (layer, test): layer minus control on the pairs that both kept;
     - ``n_kept`` (layer, metric), ``dropped`` (layer, metric, reason), ``score`` (layer, test,
-      pair), NaN where dropped, and these with ``control_``; ``n_drawn``, ``n_redrawn`` (metric),
-      ``state`` (test, pair).
+      pair) and ``pair_suffix_error`` (layer, pair), NaN where dropped, and these with
+      ``control_``; ``n_drawn``, ``n_redrawn`` (metric), ``state`` (test, pair).
 
     The same with ``reference_`` over ``reference`` (uniform, legal_only, automaton), and ``world``,
     ``mode``, ``acceptance``, ``suffixes``, ``k``, ``max_tokens``.
     """
 
     kind: ClassVar[str] = "world_by_layer"
+    version: ClassVar[int] = 2
     papers: ClassVar[tuple[str, ...]] = ("vafa2024worldmodel", "nostalgebraist2020logitlens")
 
     def plot(self, kind: str = "layers") -> "go.Figure":
@@ -161,20 +190,21 @@ class WorldByLayer(Result):
         return plots.by_layer_figure(self.data, kind, str(self.provenance.model.get("name", "")))
 
     def summary(self) -> "pd.DataFrame":
-        """Return one row per layer: each metric with its interval, and its control."""
+        """Return one row per layer: suffix error, metrics and errors, each beside its control."""
         import pandas as pd
 
-        rows = {
-            layer_name(layer): {
-                f"{prefix.rstrip('_')} {metric}".strip().replace("_", " "): with_interval(
-                    self.data.isel(layer=i), f"{prefix}{metric}"
-                )
-                for metric in self.data["metric"].values.tolist()
-                for prefix in ("", "control_")
-            }
-            for i, layer in enumerate(self.data["layer"].values.tolist())
-        }
+        rows: dict[str, dict[str, str]] = {}
+        for i, layer in enumerate(self.data["layer"].values.tolist()):
+            data = self.data.isel(layer=i)
+            own, control = _row(data), _row(data, "control_")
+            both = [((name, own[name]), (f"control {name}", control[name])) for name in own]
+            rows[layer_name(layer)] = dict(cell for cells in both for cell in cells)
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")
+
+    def matched(self) -> "pd.DataFrame":
+        """Return by layer and metric which errors its control was asked for, and which it made."""
+        controls = self.data[[f"control_{rate}" for rate in RATES]]
+        return _matched(self.data[list(RATES)], controls.rename({f"control_{r}": r for r in RATES}))
 
     def to_dataframe(self) -> "pd.DataFrame":
         """Return one row per layer and metric: value, control, intervals, drawn and kept."""
@@ -220,6 +250,28 @@ class WorldByLayer(Result):
             for j, metric in enumerate(data["test"].values.tolist())
         ]
         return "; ".join([settings, *kept])
+
+
+def _row(data: "xr.Dataset", prefix: str = "") -> dict[str, str]:
+    """Return what a table says of one model: suffix error, metrics, and errors by test."""
+    names = ["suffix_error"] if f"{prefix}suffix_error" in data else []
+    names += [str(metric) for metric in data["metric"].values.tolist()]
+    row = {name.replace("_", " "): with_interval(data, f"{prefix}{name}") for name in names}
+    for rate, called in (("refused_legal", "legal refused"), ("accepted_illegal", "illegal accepted")):
+        shares = data[f"{prefix}{rate}"].values[: data.sizes["test"]].tolist()
+        row[called] = " / ".join("-" if share != share else f"{share:.2g}" for share in shares)
+    return row
+
+
+def _matched(asked: "xr.Dataset", realised: "xr.Dataset") -> "pd.DataFrame":
+    import pandas as pd
+
+    columns = {
+        f"{called} {which}": rates[rate].to_series()
+        for rate, called in RATES.items()
+        for which, rates in (("asked", asked), ("realised", realised))
+    }
+    return pd.DataFrame(columns)
 
 
 def layer_name(layer: int) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +10,18 @@ import numpy.typing as npt
 from mechprobe.worlds.automata.arrays import Ids, pad
 from mechprobe.worlds.automata.base import World
 from mechprobe.worlds.automata.language import boundary
+from mechprobe.worlds.metrics.judged import Judged, Tally
 from mechprobe.worlds.metrics.pairs import Pairs
 from mechprobe.worlds.metrics.recall import recalled
-from mechprobe.worlds.metrics.suffixes import Sampling, TreeTooLargeError, model_boundary, stacked
+from mechprobe.worlds.metrics.suffixes import (
+    ModelBoundary,
+    Sampling,
+    TreeTooLargeError,
+    model_boundary,
+    stacked,
+)
 from mechprobe.worlds.predictors.callables import CELLS, Forkable
+from mechprobe.worlds.predictors.oracles import Oracle
 from mechprobe.worlds.predictors.predictor import Cursor, Predictor
 
 Test = Literal["compression_precision", "distinction_precision", "distinction_recall"]
@@ -34,11 +42,32 @@ class Scored:
         index: Which pairs.
         values: Their scores; NaN for pairs that are dropped.
         reasons: Why they are; empty for the others.
+        judged: Single words that were judged for them.
+        suffix_error: Share of their samples accepted after the first prefix and refused after the
+            second; NaN where nothing was sampled or it is no error.
     """
 
     index: Ids
     values: Scores
     reasons: tuple[str, ...]
+    judged: Judged
+    suffix_error: Scores
+
+
+class Gathered(NamedTuple):
+    """Scores of all pairs of one test, in order.
+
+    Attributes:
+        values: NaN for pairs that were dropped.
+        reasons: Why they were.
+        judged: Single words that were judged.
+        suffix_error: As in ``Scored``.
+    """
+
+    values: Scores
+    reasons: list[str]
+    judged: Judged
+    suffix_error: Scores
 
 
 def batches_of(
@@ -98,7 +127,7 @@ def scored(
 
 def _in_parts(
     score: Callable[[Predictor, World, Pairs, Ids, Sampling], Scored],
-    predictor: Predictor,
+    once: "_ReadOnce",
     world: World,
     pairs: Pairs,
     index: Ids,
@@ -109,7 +138,7 @@ def _in_parts(
     while waiting:
         some = waiting.pop()
         try:
-            found = score(predictor, world, pairs, some, how)
+            found = score(once.of(some), world, pairs, some, how)
         except TreeTooLargeError:
             if len(some) == 1:
                 raise
@@ -125,12 +154,20 @@ class _ReadOnce:
         self._predictor = predictor
         self._prefixes: Ids | None = None
         self._fork: Cursor | None = None
+        self._pairs = np.zeros(0, dtype=np.int64)
+
+    def of(self, pairs: Ids) -> "_ReadOnce":
+        """Say which pairs are asked about next: some oracles err by pair."""
+        self._pairs = pairs
+        return self
 
     @property
     def name(self) -> str:
         return self._predictor.name
 
     def start(self, prefixes: Ids) -> Cursor:
+        if isinstance(self._predictor, Oracle):
+            return self._predictor.start(prefixes, np.tile(self._pairs, 2))
         before, kept = self._prefixes, self._fork
         self._prefixes = self._fork = None
         if kept is not None and before is not None and np.array_equal(before, prefixes):
@@ -141,14 +178,15 @@ class _ReadOnce:
         return cursor
 
 
-def gather(n: int, parts: list[Scored]) -> tuple[Scores, list[str]]:
-    """Return scores and reasons of all pairs in order."""
-    values, reasons = np.full(n, np.nan), [""] * n
+def gather(n: int, parts: list[Scored]) -> Gathered:
+    """Return scores of all pairs in order."""
+    values, reasons, errors = np.full(n, np.nan), [""] * n, np.full(n, np.nan)
     for part in parts:
         values[part.index] = part.values
+        errors[part.index] = part.suffix_error
         for i, reason in zip(part.index.tolist(), part.reasons, strict=True):
             reasons[i] = reason
-    return values, reasons
+    return Gathered(values, reasons, sum((part.judged for part in parts), Judged()), errors)
 
 
 def _compression(predictor: Predictor, world: World, pairs: Pairs, index: Ids, how: Sampling) -> Scored:
@@ -156,9 +194,13 @@ def _compression(predictor: Predictor, world: World, pairs: Pairs, index: Ids, h
 
     A string that it accepts after one of them only is wrong, whatever it is: precision is then 0.
     """
-    found = model_boundary(predictor, world, pairs, index, how, first_only=True)
+    found = model_boundary(predictor, world, pairs, index, how, first_only=how.samples is None)
     values = (found.sizes == 0).astype(np.float64)
-    return _with_silent(index, values, found.silent, how.published)
+    part = _scored(index, values, found, how.published)
+    if how.samples is None:
+        return part
+    errors = found.n_refused / how.samples
+    return replace(part, suffix_error=np.where(np.isnan(part.values), np.nan, errors))
 
 
 def _precision(predictor: Predictor, world: World, pairs: Pairs, index: Ids, how: Sampling) -> Scored:
@@ -173,7 +215,7 @@ def _precision(predictor: Predictor, world: World, pairs: Pairs, index: Ids, how
         values[sizes > 0] = hits[sizes > 0] / sizes[sizes > 0]
     if how.published:
         values[sizes == 0] = 1.0
-    part = _with_silent(index, values, found.silent, how.published)
+    part = _scored(index, values, found, how.published)
     reasons = [
         reason or (NO_MODEL_BOUNDARY if np.isnan(value) else "")
         for reason, value in zip(part.reasons, values.tolist(), strict=True)
@@ -184,16 +226,17 @@ def _precision(predictor: Predictor, world: World, pairs: Pairs, index: Ids, how
 def _recall(predictor: Predictor, world: World, pairs: Pairs, index: Ids, how: Sampling) -> Scored:
     """Score the share of the true boundary that the model has."""
     true = boundary(world, pairs.states1[index], pairs.states2[index], how.depth, published=how.published)
-    values = recalled(predictor, stacked(pairs, index), true, how.acceptance)
+    tally = Tally(world, np.concatenate([pairs.states1[index], pairs.states2[index]]))
+    values = recalled(predictor, stacked(pairs, index), true, how.acceptance, tally)
     if how.published:
         values[np.isnan(values)] = 1.0
     reasons = tuple(NO_TRUE_BOUNDARY if np.isnan(v) else "" for v in values.tolist())
-    return Scored(index, values, reasons)
+    return Scored(index, values, reasons, tally.judged, np.full(len(index), np.nan))
 
 
-def _with_silent(index: Ids, values: Scores, silent: np.ndarray, published: bool) -> Scored:
-    """Drop pairs about which a model that says nothing cannot be asked."""
-    if published:
-        return Scored(index, values, ("",) * len(index))
-    values[silent] = np.nan
-    return Scored(index, values, tuple(SILENT if s else "" for s in silent.tolist()))
+def _scored(index: Ids, values: Scores, found: ModelBoundary, published: bool) -> Scored:
+    """Drop pairs about which a model that says nothing cannot be asked, unless published."""
+    silent = found.silent & (not published)
+    reasons = tuple(SILENT if s else "" for s in silent.tolist())
+    values = np.where(silent, np.nan, values)
+    return Scored(index, values, reasons, found.judged, np.full(len(index), np.nan))

@@ -19,6 +19,7 @@ import numpy as np
 
 from mechprobe.worlds.automata.arrays import PAD, Ids, Mask
 from mechprobe.worlds.automata.base import World
+from mechprobe.worlds.metrics.judged import Judged, Tally
 from mechprobe.worlds.metrics.pairs import Pairs
 from mechprobe.worlds.predictors.acceptance import Acceptance, Epsilon, published_choices
 from mechprobe.worlds.predictors.callables import accepted
@@ -63,18 +64,27 @@ class ModelBoundary:
         n_pairs: Pairs that were looked at.
         pair: Pair of each string.
         strings: One array for each string.
+        n_said: How many samples said each string; 0 of an exact tree.
         silent: Pairs after whose first prefix the model accepts no word at all.
+        judged: Single words, after every prefix and string that was looked at.
     """
 
     n_pairs: int
     pair: Ids
     strings: list[Ids]
+    n_said: Ids
     silent: Mask
+    judged: Judged
 
     @property
     def sizes(self) -> Ids:
         """Strings of each pair."""
         return np.bincount(self.pair, minlength=self.n_pairs)
+
+    @property
+    def n_refused(self) -> Ids:
+        """Samples of each pair that the second prefix refuses."""
+        return np.bincount(self.pair, self.n_said, minlength=self.n_pairs).astype(np.int64)
 
 
 def model_boundary(
@@ -88,22 +98,23 @@ def model_boundary(
         pairs: Prefixes.
         index: Pairs to look at, ascending in nothing in particular.
         how: Acceptance, number and length of the suffixes.
-        first_only: Leave a pair after its first string (for compression one is enough).
+        first_only: Leave a pair after its first string (one is enough where none is counted).
 
     Raises:
         TreeTooLargeError: The exact tree has too many branches; with fewer pairs it has fewer.
     """
     tree = _Tree(predictor, world, pairs, index, how)
-    pair: list[Ids] = []
+    pair, n_said = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     strings: list[Ids] = []
     while tree.grows:
-        found, said = tree.grow()
+        found, said, samples = tree.grow()
         pair.append(found)
+        n_said.append(samples)
         strings += list(said)
         if first_only and len(found):
             tree.leave(found)
-    where = np.concatenate([np.zeros(0, dtype=np.int64), *pair])
-    return ModelBoundary(len(index), where, strings, tree.silent)
+    where, count = np.concatenate(pair), np.concatenate(n_said)
+    return ModelBoundary(len(index), where, strings, count, tree.silent, tree.tally.judged)
 
 
 class _Tree:
@@ -118,6 +129,7 @@ class _Tree:
         self._how, self._n_tokens = how, len(world.tokens)
         self._end = PAD if world.end is None else world.end
         self._cursor: Cursor = predictor.start(stacked(pairs, index))
+        self.tally = Tally(world, np.concatenate([pairs.states1[index], pairs.states2[index]]))
         self._row1, self._row2 = np.arange(n), np.arange(n, 2 * n)
         self._pair, self._strings = np.arange(n), np.zeros((n, 0), dtype=np.int64)
         room = how.max_tokens - pairs.lengths[index]
@@ -136,15 +148,17 @@ class _Tree:
         """Follow some pairs no further."""
         self._keep(~np.isin(self._pair, pairs))
 
-    def grow(self) -> tuple[Ids, Ids]:
-        """Go one word further; return pair and string of each that the second prefix refuses."""
+    def grow(self) -> tuple[Ids, Ids, Ids]:
+        """Go one word further; return pair, string and samples where the second prefix refuses."""
         self._leave_alike()
         if not self.grows:
-            return np.zeros(0, dtype=np.int64), self._strings
+            nothing = np.zeros(0, dtype=np.int64)
+            return nothing, self._strings, nothing
         parent, word, refused = self._children()
         strings = np.column_stack([self._strings[parent], word])
         going = ~refused & (word != self._end) & (self._step + 1 < self._room[self._pair[parent]])
-        found = self._pair[parent[refused]], strings[refused]
+        n_said = np.bincount(self._node, minlength=len(word)) if self._how.samples else 0 * word
+        found = self._pair[parent[refused]], strings[refused], n_said[refused]
         if self._how.samples is not None:
             self._move_samples(going)
         self._advance(parent[going], word[going], strings[going])
@@ -154,6 +168,7 @@ class _Tree:
         """Return parent and word of each string one word longer, and whether it is refused."""
         log_probs = self._cursor.log_probs
         allowed = accepted(self._cursor, self._how.acceptance, log_probs)
+        self.tally.judge(allowed, np.concatenate([self._row1, self._row2]))
         able = allowed[self._row1]
         epsilon = self._how.acceptance if self._how.published else None
         if isinstance(epsilon, Epsilon) and not isinstance(self._cursor, OracleCursor):
@@ -194,7 +209,9 @@ class _Tree:
         self._row1, self._row2 = np.arange(n), np.arange(n, 2 * n)
         self._step += 1
         if n:
-            self._cursor.advance(rows, np.concatenate([word, word]))
+            words = np.concatenate([word, word])
+            self._cursor.advance(rows, words)
+            self.tally.advance(rows, words)
 
     def _leave_alike(self) -> None:
         """Leave nodes after which the two prefixes cannot be told apart any more."""

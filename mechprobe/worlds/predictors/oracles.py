@@ -7,7 +7,7 @@ They answer acceptance themselves, not through probabilities and a threshold: a 
 ``uniform``         accepts every word everywhere
 ``legal_only``      accepts the legal words behind the prefix, and anything after the first of them
 ``true_automaton``  accepts the legal words everywhere
-``noisy_oracle``    the true automaton with independent errors in single words
+``noisy_oracle``    the true automaton with independent errors in single words, of two rates
 ==================  ============================================================================
 """
 
@@ -23,6 +23,7 @@ from mechprobe.worlds.predictors.draws import mixed, to_uniform
 from mechprobe.worlds.predictors.predictor import LogProbs
 
 Hashes = npt.NDArray[np.uint64]
+NOISY = "noisy_oracle"
 
 
 class OracleCursor:
@@ -74,6 +75,8 @@ class Oracle:
         judge: (states, hashes, steps since the prefix) to ``[row, token]``.
         by_state: Rows of one state accept the same continuations.
         same: Steps after which all rows accept the same continuations; None for never.
+        by_pair: Errors are those of the pair that a prefix is read for, not of the prefix alone:
+            in a small world few prefixes would decide how often it errs.
     """
 
     name: str
@@ -81,11 +84,15 @@ class Oracle:
     judge: Callable[[States, Hashes, int], Mask]
     by_state: bool = False
     same: int | None = None
+    by_pair: bool = False
 
-    def start(self, prefixes: Ids) -> OracleCursor:
-        """Read prefixes ``[n, length]``, filled up with -1 on the right."""
+    def start(self, prefixes: Ids, pairs: Ids | None = None) -> OracleCursor:
+        """Read prefixes ``[n, length]``, filled up with -1 on the right, for pairs of these numbers."""
         states = self.world.run(self.world.initial(len(prefixes)), prefixes)
-        return OracleCursor(self, states, _hashes(prefixes)[:, -1])
+        hashes = _hashes(prefixes)[:, -1]
+        if self.by_pair and pairs is not None:
+            hashes = mixed(hashes, pairs)
+        return OracleCursor(self, states, hashes)
 
     def read(self, sequences: Ids) -> LogProbs:
         """Return log-probabilities after every word, ``[n, length, token]``."""
@@ -145,36 +152,48 @@ def true_automaton(world: World) -> Oracle:
     return Oracle("automaton", world, judge, by_state=True)
 
 
-def noisy_oracle(world: World, error_rate: float, seed: int = 0) -> Oracle:
+def noisy_oracle(world: World, refused: float, accepted: float, seed: int = 0) -> Oracle:
     r"""Return the true automaton with independent errors, which a metric must not mistake for more.
 
-    With L legal words of V, each legal word is refused with probability e and each illegal one
-    accepted with probability :math:`e L / (V - L)`: as many words are wrongly accepted as wrongly
-    refused, and a word drawn from what it accepts is illegal at the rate e. A judgement is a
-    function of the prefix and the word alone, the same whenever it is asked for.
+    With :math:`u(s, w)` a uniform number that is a hash of prefix and word, w is accepted after s
+
+    .. math:: \text{if } u(s, w) \ge r \text{ where it is legal}, \qquad
+        \text{if } u(s, w) < a \text{ where it is not}.
+
+    A judgement is a function of the prefix and the word alone, the same whenever it is asked for.
+    What it says is drawn uniformly from what it accepts.
 
     Args:
         world: What it predicts.
-        error_rate: e, in [0, 1); a model's next-token error makes the baseline match the model.
+        refused: r, the share of legal words that it refuses, in [0, 1].
+        accepted: a, the share of illegal words that it accepts, in [0, 1].
         seed: Of the errors.
 
+    Returns:
+        An oracle; with both rates 0 the true automaton.
+
     Raises:
-        ValueError: ``error_rate`` is out of range.
+        ValueError: A rate is out of range.
+
+    Example:
+        >>> from mechprobe.worlds import Dyck
+        >>> oracle = noisy_oracle(Dyck(1, 3), refused=0.0, accepted=1.0)
+        >>> oracle.start(oracle.world.encode("( )")[None]).accepted.tolist()
+        [[True, True]]
     """
-    if not 0 <= error_rate < 1:
-        msg = f"error_rate is the share of wrong words, in [0, 1); found {error_rate}."
-        raise ValueError(msg)
+    for name, rate in {"refused": refused, "accepted": accepted}.items():
+        if not 0 <= rate <= 1:
+            msg = f"{name} is a share of words, in [0, 1]; found {rate}."
+            raise ValueError(msg)
     words = np.arange(len(world.tokens))
 
     def judge(states: States, hashes: Hashes, steps: int) -> Mask:
         del steps
         legal = world.legal(states)
-        n_legal = legal.sum(axis=1, keepdims=True)
-        wrong = error_rate * n_legal / np.maximum(legal.shape[1] - n_legal, 1)
         drawn = to_uniform(mixed(mixed(hashes, np.full(len(hashes), seed))[:, None], words[None]))
-        return legal ^ (drawn < np.where(legal, error_rate, wrong))
+        return legal ^ (drawn < np.where(legal, refused, accepted))
 
-    return Oracle("noisy_oracle", world, judge)
+    return Oracle(NOISY, world, judge)
 
 
 def _hashes(sequences: Ids) -> Hashes:
