@@ -20,7 +20,7 @@ def test_transfer_tests_on_examples_that_chose_nothing() -> None:
 
     here = scores_of(scores_data(200, planted=(2, 1)))
     there = scores_of(scores_data(160, planted=(1, 0), seed=1), task="there")
-    found = transfer({"here": here, "there": there}, n_bootstrap=50)
+    found = transfer({"here": here, "there": there})
     assert found.data["chosen"].values.tolist() == ["L2H1", "L1H0"]
     alone = here.select(n_permutations=1, n_bootstrap=50)
     accuracy = found.data["accuracy"]
@@ -41,7 +41,7 @@ def test_rank_correlations_are_spearmans_between_disjoint_halves() -> None:
     from mechprobe.heads.across_tasks import transfer
 
     here, there = scores_of(scores_data(200)), scores_of(scores_data(160, seed=1))
-    found = transfer({"a": here, "b": there}, n_bootstrap=5)
+    found = transfer({"a": here, "b": there})
     maps = [s.select(n_permutations=1, n_bootstrap=5).data for s in (here, there)]
     expected = spearmanr(
         maps[0]["accuracy_calibration"].values.ravel(), maps[1]["accuracy_test"].values.ravel()
@@ -76,7 +76,7 @@ def test_difficulty_splits_held_out_examples_into_cells() -> None:
 
     data = scores_data()
     scores = scores_of(data)
-    found = difficulty_of(scores, n_bootstrap=50)
+    found = difficulty_of(scores)
     alone = scores.select(n_permutations=1, n_bootstrap=50)
     assert found.data["chosen"].item() == "L2H1"
     assert int(found.data["n"].sum()) == alone.data.sizes["held_out"]
@@ -97,7 +97,7 @@ def test_difficulty_gives_shortcuts_cell_by_cell_where_they_are_known() -> None:
     right = np.full((240, 2), np.nan)
     right[:, 1] = data["steps"].values == 1
     data["shortcut_right"] = (("example", "shortcut"), right)
-    found = difficulty_of(scores_of(data), n_bootstrap=20)
+    found = difficulty_of(scores_of(data))
     assert found.data["shortcut_scope"].item() == "cell"
     assert found.data["shortcut_accuracy"].mean("distractors").values.tolist() == [1, 0, 0]
     assert "(whole task)" not in str(found.plot().to_dict())
@@ -109,7 +109,7 @@ def test_an_empty_cell_is_unknown() -> None:
     data = scores_data()
     hard = (data["steps"].values == 3) & (data["distractors"].values == 2)
     data = data.isel(example=np.flatnonzero(~hard))
-    found = difficulty_of(scores_of(data), n_bootstrap=20)
+    found = difficulty_of(scores_of(data))
     cell = found.data.sel(steps=3, distractors=2)
     assert int(cell["n"]) == 0
     assert np.isnan(float(cell["head_accuracy"]))

@@ -63,7 +63,7 @@ def ablate_heads(
         heads: ``(layer, head)`` to take away, all at once; ``selection.heads`` for instance.
         how: ``"mean"``, ``"zero"`` or ``"resample"``.
         controls: Random sets of heads, each with as many heads of each layer, none of them chosen.
-        seed: Of controls, donors and intervals.
+        seed: Of controls and donors.
         batch_size: Prompts per forward pass; bounded by their tokens by default.
         progress: Show a bar.
 
@@ -130,7 +130,6 @@ def ablate_heads(
         group_codes(task),
         conditions,
         record,
-        seed=seed,
     )
 
 

@@ -80,7 +80,6 @@ def transfer(
     flip: bool = False,
     centre: bool = False,
     seed: int = 0,
-    n_bootstrap: int = 1000,
 ) -> Transfer:
     """Choose heads on every task and test them on every task.
 
@@ -95,8 +94,7 @@ def transfer(
         k: Heads of a vote or sum.
         flip: Heads that are wrong more often than right may be inverted.
         centre: Take away each head's calibration median of each candidate.
-        seed: Of the splits and intervals.
-        n_bootstrap: Resamples behind the intervals.
+        seed: Of the splits.
 
     Returns:
         Accuracies with intervals, rank correlations, and each task's own baselines.
@@ -117,7 +115,7 @@ def transfer(
         except ValueError as error:
             msg = f"task {name!r}: {error}"
             raise ValueError(msg) from error
-    data = _transfer_data(parts, method, n_bootstrap)
+    data = _transfer_data(parts, method)
     records = {name: one.provenance for name, one in scores.items()}
     return Transfer(data, derived(call, records, seed))
 
@@ -147,7 +145,7 @@ def _calibration_of(calibration: Calibration | Mapping[str, Calibration], name: 
     return calibration[name]
 
 
-def _transfer_data(parts: dict[str, Part], method: Method, n_bootstrap: int) -> xr.Dataset:
+def _transfer_data(parts: dict[str, Part], method: Method) -> xr.Dataset:
     names = list(parts)
     matrix, rank = np.full((3, len(names), len(names)), np.nan), np.full((len(names),) * 2, np.nan)
     for i, row in enumerate(parts.values()):
@@ -155,7 +153,7 @@ def _transfer_data(parts: dict[str, Part], method: Method, n_bootstrap: int) -> 
         for j, column in enumerate(parts.values()):
             test = column.heads.split.test
             right = column.right(row.chosen, method)
-            matrix[:, i, j] = accuracy_interval(right, column.heads.group[test], n_bootstrap=n_bootstrap)
+            matrix[:, i, j] = accuracy_interval(right, column.heads.group[test])
             rank[i, j] = rank_correlation(on_calibration, column.accuracies(test))
     both = ("selected_on", "tested_on")
     labels = np.array(names, dtype=object)
@@ -168,16 +166,16 @@ def _transfer_data(parts: dict[str, Part], method: Method, n_bootstrap: int) -> 
         },
         coords={"selected_on": labels, "tested_on": labels},
     )
-    return data.merge(_baselines(parts, n_bootstrap))
+    return data.merge(_baselines(parts))
 
 
-def _baselines(parts: dict[str, Part], n_bootstrap: int) -> xr.Dataset:
+def _baselines(parts: dict[str, Part]) -> xr.Dataset:
     columns: dict[str, list[float | str]] = {}
     for part in parts.values():
         calibration, test = part.heads.split
         choice = better(model_choices(part.data, calibration), calibration, calibrated=False)
         rule = best_shortcut(part.data)
-        found = {"model": accuracy_of(choice, test, part.data, n_bootstrap), "shortcut": rule.accuracy}
+        found = {"model": accuracy_of(choice, test, part.data), "shortcut": rule.accuracy}
         named = {"model_spelling": choice.spelling, "shortcut_name": rule.name}
         numbers = {
             f"{who}{end}": value

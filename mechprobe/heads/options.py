@@ -91,7 +91,7 @@ def option_robustness(
         own: Any = {"layers": [layer], "progress": progress, **options}
         pair = [_head_choices(qk_scores(model, t, **own), index) for t in (task, shuffled)]
         readers[f"L{layer}H{index}"] = (pair[0], pair[1])
-    data = _dataset(readers, right, right_shuffled, task, n_options, seed)
+    data = _dataset(readers, right, right_shuffled, task, n_options)
     record = call.record(describe(session), task.record(), seed=seed, task=task.name, task_notes=task.notes)
     return OptionRobustness(data, record)
 
@@ -163,7 +163,6 @@ def _dataset(
     right_shuffled: Choices,
     task: Task,
     n_options: int,
-    seed: int,
 ) -> xr.Dataset:
     groups = group_codes(task)
     letters = np.arange(n_options)
@@ -174,7 +173,7 @@ def _dataset(
         first = plain == right
         both = first & (moved == right_shuffled)
         for name, hits in (("accuracy", first), ("permutation_accuracy", both)):
-            found = accuracy_interval(hits, groups, seed=seed)
+            found = accuracy_interval(hits, groups)
             for end, value in (("", found.value), ("_low", found.low), ("_high", found.high)):
                 columns.setdefault(name + end, []).append(value)
         predicted.append([float((plain == x).mean()) for x in letters])

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import xarray as xr
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from mechprobe.heads.source import ENDS, head_name, require_kind
 from mechprobe.provenance import Provenance
 from mechprobe.results.base import Result
-from mechprobe.stats import Interval, accuracy_interval, difference_interval, grouped_bootstrap
+from mechprobe.stats import Interval, accuracy_interval, difference_interval, mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,9 +66,6 @@ def ablation_of(
     group: Int[np.ndarray, " example"],
     heads: Mapping[str, Sequence[tuple[int, int]]],
     provenance: Provenance,
-    *,
-    n_bootstrap: int = 1000,
-    seed: int = 0,
 ) -> HeadAblation:
     """Put answers with and without heads together.
 
@@ -79,8 +76,6 @@ def ablation_of(
         heads: Heads taken out in every condition, in the order of the rows; ``"intact"`` first,
             with none.
         provenance: What made them; its arguments say ``how``.
-        n_bootstrap: Resamples behind the intervals.
-        seed: Of the resampling.
 
     Returns:
         The result.
@@ -89,16 +84,14 @@ def ablation_of(
         ValueError: Conditions do not fit the rows, or the first is not ``"intact"``.
     """
     _check_conditions(list(heads), len(right), INTACT)
-    drawn: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed}
     gap = logit_difference
     # Intact against itself is no estimate.
     none, others = [Interval(0.0, 0.0, 0.0)], range(1, len(right))
     rows = {
-        "accuracy": [accuracy_interval(x, group, **drawn) for x in right],
-        "logit_difference": [grouped_bootstrap(x, group, **drawn) for x in gap],
-        "accuracy_change": none + [difference_interval(right[i], right[0], group, **drawn) for i in others],
-        "logit_difference_change": none
-        + [grouped_bootstrap(gap[i] - gap[0], group, **drawn) for i in others],
+        "accuracy": [accuracy_interval(x, group) for x in right],
+        "logit_difference": [mean_interval(x, group) for x in gap],
+        "accuracy_change": none + [difference_interval(right[i], right[0], group) for i in others],
+        "logit_difference_change": none + [mean_interval(gap[i] - gap[0], group) for i in others],
     }
     data = xr.Dataset(
         {
@@ -168,8 +161,6 @@ def steering_of(
     provenance: Provenance,
     *,
     chance: float,
-    n_bootstrap: int = 1000,
-    seed: int = 0,
 ) -> HeadSteering:
     """Put answers under growing pressure on heads together.
 
@@ -180,8 +171,6 @@ def steering_of(
         heads: Heads pushed in every condition, in the order of the rows; the chosen ones first.
         provenance: What made them.
         chance: How often guessing takes the steered option.
-        n_bootstrap: Resamples behind the intervals.
-        seed: Of the resampling.
 
     Returns:
         The result.
@@ -195,7 +184,7 @@ def steering_of(
         raise ValueError(msg)
     cells = np.full((3, *followed.shape[:2]), np.nan)
     for i, j in np.ndindex(*followed.shape[:2]):
-        cells[:, i, j] = accuracy_interval(followed[i, j], group, n_bootstrap=n_bootstrap, seed=seed)
+        cells[:, i, j] = accuracy_interval(followed[i, j], group)
     data = xr.Dataset(
         {f"followed{end}": (("condition", "strength"), cells[n]) for n, end in enumerate(ENDS)},
         coords={"condition": np.array(list(heads), dtype=object), "strength": strength.astype(np.float64)},

@@ -217,13 +217,12 @@ def _shown(interval: Interval) -> str:
     return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
 
 
-def selection_data(scores: xr.Dataset, selected: Selected, n_bootstrap: int) -> xr.Dataset:
+def selection_data(scores: xr.Dataset, selected: Selected) -> xr.Dataset:
     """Return the data of a ``HeadSelection``.
 
     Args:
         scores: Data of the ``HeadScores``.
         selected: What the statistics found.
-        n_bootstrap: Resamples behind the intervals.
 
     Returns:
         The data set.
@@ -236,10 +235,10 @@ def selection_data(scores: xr.Dataset, selected: Selected, n_bootstrap: int) -> 
     shortcut = best_shortcut(scores)
     model_right = model.right[test]
     intervals = {
-        "accuracy": accuracy_interval(selected.right, group, n_bootstrap=n_bootstrap),
-        "model": accuracy_of(model, test, scores, n_bootstrap),
-        "model_calibrated": accuracy_of(adjusted, test, scores, n_bootstrap),
-        "gain": difference_interval(selected.right, model_right, group, n_bootstrap=n_bootstrap),
+        "accuracy": accuracy_interval(selected.right, group),
+        "model": accuracy_of(model, test, scores),
+        "model_calibrated": accuracy_of(adjusted, test, scores),
+        "gain": difference_interval(selected.right, model_right, group),
         "shortcut": shortcut.accuracy,
     }
     values: dict[str, object] = {

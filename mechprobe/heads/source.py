@@ -138,12 +138,10 @@ def better(
     return max(known, key=lambda c: float(np.nanmean(c.right[examples])))
 
 
-def accuracy_of(
-    choice: ModelChoice, examples: Int[np.ndarray, " chosen"], data: xr.Dataset, n_bootstrap: int
-) -> Interval:
+def accuracy_of(choice: ModelChoice, examples: Int[np.ndarray, " chosen"], data: xr.Dataset) -> Interval:
     """Return a reading's accuracy on ``examples`` with its grouped interval."""
     group = data["group"].values.astype(np.int64)[examples]
-    return accuracy_interval(choice.right[examples], group, n_bootstrap=n_bootstrap)
+    return accuracy_interval(choice.right[examples], group)
 
 
 class Shortcut(NamedTuple):

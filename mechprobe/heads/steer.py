@@ -47,7 +47,7 @@ def steer_heads(
         strengths: :math:`\beta`, each; 0 is the model as it is.
         key: Tokens of the option to attend to, as in ``qk_scores``.
         controls: Random sets of heads of the same layers.
-        seed: Of options, controls and intervals.
+        seed: Of options and controls.
         batch_size: Prompts per forward pass; bounded by their tokens by default.
         progress: Show a bar.
 
@@ -116,7 +116,6 @@ def steer_heads(
         conditions,
         record,
         chance=chance,
-        seed=seed,
     )
 
 

@@ -18,9 +18,8 @@ from scipy.special import ndtr
 
 from mechprobe.stats.choice import METHODS, Chosen, Method, highest, label_free_quality, predict, right_counts
 from mechprobe.stats.decisions import Readings, accuracy, check_scores, readings
-from mechprobe.stats.intervals import group_weights
 from mechprobe.stats.permutation import Scheme, permutation_scheme, permuted_answers
-from mechprobe.stats.split import Calibration, split_groups
+from mechprobe.stats.split import Calibration, group_weights, split_groups
 
 
 @dataclass(frozen=True, slots=True)
