@@ -171,7 +171,10 @@ def test_difficulty_grids_share_one_scale(results: dict[str, Any]) -> None:
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 1)
     titles = [a.text for a in figure.layout.annotations]
     assert titles == ["model, space", "head L2H1", "shortcut: polarity"]
-    assert "2 steps, 0 distractors" in figure.data[1].hovertext[1][0]
+    hover = figure.data[1].hovertext[1][0]
+    assert "2 steps, 0 distractors" in hover
+    low = float(found.data["head_accuracy_band_low"].sel(steps=2, distractors=0))
+    assert f"pointwise 95 %<br>[{low:.3f}, " in hover
 
 
 def test_an_unknown_cell_is_empty(results: dict[str, Any]) -> None:

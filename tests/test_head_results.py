@@ -107,12 +107,10 @@ def all_results() -> dict[str, Any]:
     return {
         "scores": scores,
         "selection": scores.select(calibration=120, n_permutations=200, n_bootstrap=100),
-        "transfer": transfer({"nonce logic": scores, "other": other}, n_bootstrap=100),
-        "difficulty": difficulty_of(scores, n_bootstrap=100),
-        "ablation": ablation_of(right, gap, group, ablated, record(how="zero"), n_bootstrap=200),
-        "steering": steering_of(
-            followed, group, strength, pushed, record(how="steer"), chance=0.5, n_bootstrap=200
-        ),
+        "transfer": transfer({"nonce logic": scores, "other": other}),
+        "difficulty": difficulty_of(scores),
+        "ablation": ablation_of(right, gap, group, ablated, record(how="zero")),
+        "steering": steering_of(followed, group, strength, pushed, record(how="steer"), chance=0.5),
         "traits": HeadTraits(xr.Dataset(traits, coords=coords), record()),
     }
 
@@ -239,7 +237,7 @@ def test_the_better_spelling_is_named() -> None:
     found = scores.select(n_permutations=10, n_bootstrap=10)
     assert found.data["model_spelling"].item() == "bare"
     assert found.model_accuracy == 1
-    frame = scores.baseline(n_bootstrap=50).set_index(["spelling", "calibrated"])
+    frame = scores.baseline().set_index(["spelling", "calibrated"])
     assert frame.loc[("bare", False), "n"] == 230
     assert frame["better"].to_dict() == {
         ("space", False): False,
@@ -414,8 +412,8 @@ def test_names_are_never_markup() -> None:
     made: list[Callable[[], Any]] = [
         lambda: scores,
         lambda: scores.select(n_permutations=10, n_bootstrap=10),
-        lambda: transfer({EVIL: scores, "b": scores}, n_bootstrap=5),
-        lambda: difficulty_of(scores, n_bootstrap=5),
+        lambda: transfer({EVIL: scores, "b": scores}),
+        lambda: difficulty_of(scores),
     ]
     for make in made:
         result = make()

@@ -20,7 +20,7 @@ def test_transfer_tests_on_examples_that_chose_nothing() -> None:
 
     here = scores_of(scores_data(200, planted=(2, 1)))
     there = scores_of(scores_data(160, planted=(1, 0), seed=1), task="there")
-    found = transfer({"here": here, "there": there}, n_bootstrap=50)
+    found = transfer({"here": here, "there": there})
     assert found.data["chosen"].values.tolist() == ["L2H1", "L1H0"]
     alone = here.select(n_permutations=1, n_bootstrap=50)
     accuracy = found.data["accuracy"]
@@ -41,7 +41,7 @@ def test_rank_correlations_are_spearmans_between_disjoint_halves() -> None:
     from mechprobe.heads.across_tasks import transfer
 
     here, there = scores_of(scores_data(200)), scores_of(scores_data(160, seed=1))
-    found = transfer({"a": here, "b": there}, n_bootstrap=5)
+    found = transfer({"a": here, "b": there})
     maps = [s.select(n_permutations=1, n_bootstrap=5).data for s in (here, there)]
     expected = spearmanr(
         maps[0]["accuracy_calibration"].values.ravel(), maps[1]["accuracy_test"].values.ravel()
@@ -57,7 +57,7 @@ def test_a_head_that_transfers_beats_permuted_labels_and_another_does_not() -> N
 
     same = [scores_of(scores_data(160, seed=s), task=str(s)) for s in (0, 1)]
     other = scores_of(scores_data(160, planted=(1, 0), seed=2), task="other")
-    found = transfer({"a": same[0], "b": same[1], "c": other}, n_permutations=199, n_bootstrap=20).data
+    found = transfer({"a": same[0], "b": same[1], "c": other}, n_permutations=199).data
     p = found["p_value"]
     for on, at in (("a", "a"), ("a", "b"), ("b", "a"), ("c", "c")):
         assert float(p.sel(selected_on=on, tested_on=at)) == 1 / 200
@@ -75,7 +75,7 @@ def test_the_same_questions_split_in_two_places_are_refused() -> None:
     raw, rotated = scores_of(data), scores_of(data, score="rotated")
     with pytest.raises(ValueError, match="'raw' and 'rotated' ask the same questions, and some that choose"):
         transfer({"raw": raw, "rotated": rotated}, calibration={"raw": 100, "rotated": 40})
-    transfer({"raw": raw, "rotated": rotated}, n_permutations=1, n_bootstrap=1)
+    transfer({"raw": raw, "rotated": rotated}, n_permutations=1)
 
 
 def test_bad_requests_of_a_transfer() -> None:
@@ -98,7 +98,7 @@ def test_difficulty_splits_held_out_examples_into_cells() -> None:
 
     data = scores_data()
     scores = scores_of(data)
-    found = difficulty_of(scores, n_bootstrap=50)
+    found = difficulty_of(scores)
     alone = scores.select(n_permutations=1, n_bootstrap=50)
     assert found.data["chosen"].item() == "L2H1"
     assert int(found.data["n"].sum()) == alone.data.sizes["held_out"]
@@ -119,7 +119,7 @@ def test_difficulty_gives_shortcuts_cell_by_cell() -> None:
     data = scores_data()
     data["shortcut_right"][0] = 0.0
     data["shortcut_right"][1] = data["steps"] == 1
-    found = difficulty_of(scores_of(data), n_bootstrap=20)
+    found = difficulty_of(scores_of(data))
     assert found.data["shortcut_accuracy"].mean("distractors").values.tolist() == [1, 0, 0]
 
 
@@ -131,7 +131,7 @@ def test_the_shortcut_by_cell_is_chosen_where_the_head_is() -> None:
     # Best on the held-out examples, and useless on those that choose.
     lucky = np.isin(np.arange(240), test)
     data["shortcut_right"] = (("example", "shortcut"), np.stack([~lucky, lucky], axis=1).astype(float))
-    found = difficulty_of(scores_of(data), n_bootstrap=5).data
+    found = difficulty_of(scores_of(data)).data
     assert found["shortcut_name"].item() == "length"
     assert (found["shortcut_accuracy"] == 0).all()
 
@@ -142,7 +142,7 @@ def test_an_empty_cell_is_unknown() -> None:
     data = scores_data()
     hard = (data["steps"].values == 3) & (data["distractors"].values == 2)
     data = data.isel(example=np.flatnonzero(~hard))
-    found = difficulty_of(scores_of(data), n_bootstrap=20)
+    found = difficulty_of(scores_of(data))
     cell = found.data.sel(steps=3, distractors=2)
     assert int(cell["n"]) == 0
     assert np.isnan(float(cell["head_accuracy"]))
@@ -180,7 +180,7 @@ def test_ablated_less_controls_is_paired_on_the_same_questions() -> None:
     rng = np.random.default_rng(0)
     right, gap, group = rng.random((8, 90)) < 0.5, rng.normal(size=(8, 90)), np.arange(90) // 3
     heads = {"intact": [], "ablated": [(2, 1)], **{f"control {i}": [(2, 0)] for i in range(6)}}
-    found = ablation_of(right, gap, group, heads, record(), n_bootstrap=50)
+    found = ablation_of(right, gap, group, heads, record())
     for name, x in (("accuracy", right.astype(float)), ("logit_difference", gap)):
         value = found.data[f"{name}_above_controls"].item()
         assert value == pytest.approx(x[1].mean() - x[2:].mean())
@@ -204,7 +204,7 @@ def test_pushed_heads_less_controls_at_every_strength() -> None:
     followed = np.concatenate([np.repeat(same, 6, axis=0), pushed], axis=1)
     heads = {"heads": [(2, 1)], **{f"control {i}": [(2, 0)] for i in range(5)}}
     strength = np.array([0.0, 2.0, 4.0])
-    found = steering_of(followed, np.arange(80), strength, heads, record(), chance=0.3, n_bootstrap=50)
+    found = steering_of(followed, np.arange(80), strength, heads, record(), chance=0.3)
     name = "followed_above_controls"
     gaps = followed[0].mean(1) - followed[1:].mean((0, 2))
     np.testing.assert_allclose(found.data[name], gaps, atol=1e-12)

@@ -61,8 +61,8 @@ def test_it_is_right_half_the_time_in_a_transfer_and_by_difficulty_too() -> None
     by_cell: list[float] = []
     for seed in range(RUNS // 2):
         scores: dict[str, Any] = {"a": scores_of(noise(40, seed)), "b": scores_of(noise(40, RUNS + seed))}
-        by_task += transfer(scores, n_bootstrap=1).data["model"].values.tolist()
-        by_cell += [difficulty_of(s, n_bootstrap=1).data["model_accuracy"].item() for s in scores.values()]
+        by_task += transfer(scores).data["model"].values.tolist()
+        by_cell += [difficulty_of(s).data["model_accuracy"].item() for s in scores.values()]
     assert_mean(by_task, 0.5)
     assert_mean(by_cell, 0.5)
 

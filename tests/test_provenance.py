@@ -22,7 +22,10 @@ _SHARED = {
     "detours": "detours", "seating_puzzles": "puzzles",
 }  # fmt: skip
 # What records say besides arguments.
-_MORE = {"task_notes", "scores", "models", "task", "score", "query", "key", "n_walks", "warmup", "spelling"}
+_MORE = {
+    "task_notes", "scores", "models", "task", "score", "query", "key", "n_walks", "warmup", "spelling",
+    "threads",
+}  # fmt: skip
 
 
 def makers() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -71,7 +74,7 @@ def made(model: Any, folder: Path) -> dict[str, Callable[[], Any]]:
 
     return {name: shared(name) for name in _SHARED} | {
         "HeadScores.select": lambda: scores().select(calibration=0.5, n_permutations=20),
-        "transfer": lambda: mp.transfer({"a": scores(), "b": scores()}, n_bootstrap=20),
+        "transfer": lambda: mp.transfer({"a": scores(), "b": scores()}),
         "train_sequence_model": trained,
         "reconstruct_map": drawn,
     }

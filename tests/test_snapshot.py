@@ -36,7 +36,7 @@ def results(folder: Path) -> Iterator[Any]:
                 yield found
     scores = mp.qk_scores(model, logic(), **QUIET)
     yield scores.select(n_permutations=20)
-    yield mp.transfer({"a": scores, "b": scores}, n_bootstrap=20)
+    yield mp.transfer({"a": scores, "b": scores})
     streets = StreetMap.grid(3, seed=0)
     yield mp.reconstruct_map(streets, streets.random_walks(20, np.random.default_rng(0)))
     world = world_of_brackets()

@@ -65,13 +65,13 @@ def test_intervals_cover_and_p_keeps_its_level(between: float, sizes: list[int])
 
 def test_without_the_spread_of_controls_it_would_not_cover() -> None:
     """A paired interval against the mean of five controls covers a third."""
-    from mechprobe.stats import grouped_bootstrap
+    from mechprobe.stats import mean_interval
 
     rng = np.random.default_rng(2)
     covered = 0
     for _ in range(100):
         y, controls, group = draw(rng, [1] * 200, 5, 0.6)
-        _, low, high = grouped_bootstrap(y - controls.mean(0), group, n_bootstrap=100)
+        _, low, high = mean_interval(y - controls.mean(0), group)
         covered += low <= 0 <= high
     assert covered < 60
 
@@ -103,10 +103,10 @@ def test_controls_of_a_few_that_there_are(n_drawn: int) -> None:
 
 
 def test_shares_stay_within_their_bounds_and_certainty_is_never_claimed() -> None:
-    from mechprobe.stats import above_controls, wilson_interval
+    from mechprobe.stats import above_controls, share_interval
 
     same = above_controls(np.ones(20), np.ones((5, 20)), np.arange(20), bounds=(-1.0, 1.0))
-    slack = wilson_interval(0, 20).high
+    slack = share_interval(0, 20).high
     assert (same.value, same.low, same.high) == (0, -slack, slack)
     assert np.isnan(same.p_value)
     rng = np.random.default_rng(0)

@@ -25,8 +25,8 @@ def test_both_halves_lean_the_same_way_and_the_interval_allows_for_it() -> None:
     for _ in range(runs):
         right, half = _table_of_noise(200, 8, rng)
         alone = np.arange(len(right))
-        plain += accuracy_interval(right, alone, n_bootstrap=300).low > 0.5
-        crossed += crossed_interval(right, alone, half, n_bootstrap=300).low > 0.5
+        plain += accuracy_interval(right, alone).low > 0.5
+        crossed += crossed_interval(right, alone, half).low > 0.5
     # One interval over all examples takes noise for knowledge twice as often as it says (2.5 %).
     assert plain / runs > 0.04
     assert crossed / runs <= 0.025

@@ -240,15 +240,19 @@ def test_saved_and_loaded(result: Any, tmp_path: Path) -> None:
 def test_shown(result: Any) -> None:
     data = result.data
     figure = result.plot()
-    # Three references, control and layer in each of four panels.
-    assert len(figure.data) == 5 * 4
+    # Three references, control, layer and its band in each of four panels; what bars and bands are.
+    assert len(figure.data) == 6 * 4 + 2
+    bands = {t.xaxis: t for t in figure.data if t.fill == "toself"}
+    low, high = (data[f"distinction_recall_band_{end}"].values for end in ("low", "high"))
+    np.testing.assert_allclose(bands["x3"].y, [*high, *low[::-1]])
+    assert {"pointwise 95 %", "simultaneous 95 %"} < {t.name for t in figure.data if t.showlegend}
     recall = {t.name: t for t in figure.data if t.xaxis == "x3"}
     np.testing.assert_allclose(list(recall["layer"].y), data["distinction_recall"])
     control = recall["automaton with the layer's own error rates"]
     np.testing.assert_allclose(list(control.y), data["control_distinction_recall"])
     assert control.line.dash == "dash"
     assert set(recall["true automaton"].y) == {1.0}
-    assert sum(bool(t.showlegend) for t in figure.data) == 5
+    assert sum(bool(t.showlegend) for t in figure.data) == 5 + 2
     with pytest.raises(ValueError, match="there is no figure 'bars' of metrics by layer; choose"):
         result.plot("bars")
     assert "pairs of compression precision kept" in result.section().note

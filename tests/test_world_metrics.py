@@ -332,8 +332,8 @@ def test_more_suffixes_find_more(world: Any) -> None:
 
 def test_published_reference(data_folder: Path, street_grid: Any) -> None:
     """Each value within three standard errors of the published code's own, on other draws."""
+    from mechprobe.stats import unit_interval
     from mechprobe.worlds import Epsilon, load_sequence_model, next_token_validity, read_sequences
-    from mechprobe.worlds.metrics.dataset import over_states
     from mechprobe.worlds.metrics.drawing import drawn_pairs
     from mechprobe.worlds.metrics.request import checked
     from mechprobe.worlds.metrics.scores import TESTS, gather, scored
@@ -355,7 +355,7 @@ def test_published_reference(data_folder: Path, street_grid: Any) -> None:
     assert len(found) == 4
     for name, (values, clusters) in found.items():
         theirs = reference[name]
-        own = over_states(values, clusters).value
+        own = unit_interval(values, clusters).value
         spread = values.std() / np.sqrt(len(values))
         assert abs(own - theirs["value"]) <= 3 * np.hypot(theirs["se"], spread), name
     walks = read_sequences(folder / "heldout_sequences.txt.gz", street_grid)

@@ -69,23 +69,27 @@ def test_trials(streets: Any) -> None:
     np.testing.assert_array_equal(one, ~trials.strings.of_donor)
 
 
-def test_nothing_is_lost(result: Any) -> None:
-    from mechprobe.worlds.metrics.dataset import over_states
+def test_nothing_is_lost(streets: Any, result: Any) -> None:
+    from mechprobe.stats import unit_interval
 
     data = result.data
     assert int(data["n_kept"]) + int(data["dropped"].sum()) == int(data["n_drawn"]) == 24
     followed = int(data["n_followed"])
     assert followed + int(data["strings_dropped"].sum()) == int(data["n_strings"])
     assert data["n_pairs"].values[0] == int(data["n_kept"]) == data.sizes["pair"]
+    sampled = float(data["states_sampled"])
+    assert 0 < sampled <= 24 / streets.usable_states()
     for i, name in enumerate(CONDITIONS):
         scores = data["score"].values[i]
         assert ((~np.isnan(scores)).sum(axis=-1) == data["n_pairs"].values[i]).all()
-        expected = [[over_states(s, data["state"].values) for s in row] for row in scores]
+        expected = [[unit_interval(s, data["state"].values, sampled=sampled) for s in row] for row in scores]
         for j, end in enumerate(("", "_low", "_high")):
             np.testing.assert_array_equal(data[f"{name}{end}"], np.array(expected)[:, :, j])
     for name in (*CONDITIONS, "gained", "lost", "above_random"):
         value, low, high = (data[f"{name}{e}"].values for e in ("", "_low", "_high"))
         assert ((low <= value) & (value <= high)).all(), name
+        band_low, band_high = (data[f"{name}_band_{e}"].values for e in ("low", "high"))
+        assert ((band_low <= low) & (high <= band_high)).all(), name
 
 
 def test_batches_change_nothing(trained: Any, streets: Any, result: Any) -> None:
@@ -116,8 +120,9 @@ def test_saved_and_loaded(result: Any, tmp_path: Path) -> None:
 def test_shown(result: Any) -> None:
     data = result.data
     figure = result.plot()
-    assert len(figure.data) == 3 * 3, "a panel for each position"
-    by_name = {t.name: t for t in figure.data if t.xaxis == "x3"}
+    assert len(figure.data) == 4 * 3 + 2, "a panel for each position, a band in each"
+    assert {"pointwise 95 %", "simultaneous 95 %"} < {t.name for t in figure.data if t.showlegend}
+    by_name = {t.name: t for t in figure.data if t.xaxis == "x3" and t.name}
     named = {"donor: the other state": "swap", "control: a third state": "random_state",
              "control: the same state (any change)": "same_state"}  # fmt: skip
     assert set(by_name) == set(named)
@@ -127,6 +132,7 @@ def test_shown(result: Any) -> None:
     grid = result.plot("grid")
     assert [t.type for t in grid.data] == ["heatmap"] * 3
     np.testing.assert_allclose(np.array(grid.data[0].z, dtype=float), data["swap"])
+    assert "simultaneous 95 %, all cells" in grid.data[0].hovertext[0][0]
     assert (grid.layout.coloraxis.cmin, grid.layout.coloraxis.cmax) == (0, 1)
     with pytest.raises(ValueError, match="there is no figure 'pie' of state patching; choose"):
         result.plot("pie")

@@ -147,7 +147,9 @@ def test_saved_and_drawn(net: Any, world: Any, walks: Any, tmp_path: Path) -> No
     again = load_result(found.save(tmp_path / "p.nc"))
     assert again.data.identical(found.data)
     figure: Any = again.plot()
-    names = [t.name for t in figure.data]
+    names = [t.name for t in figure.data if t.name]
+    assert {"pointwise 95 %", "simultaneous 95 %"} < set(names)
+    assert (found.data["accuracy_band_low"] <= found.data["accuracy_low"]).all()
     assert names[:3] == ["state", "control: random labels", "selectivity"]
     assert figure.layout.xaxis.ticktext == ("embedding", "1")
     with pytest.raises(ValueError, match=r"no figure 'bars' of state probes"):

@@ -113,6 +113,7 @@ def test_interrupted_and_resumed_is_the_same(
     parts = train.train_sequence_model(world, walks, folder=tmp_path / "parts", **options)
     assert len(seen) == 17 + 20, "it went on from step 10"
     assert parts.data.identical(whole.data)
+    assert whole.provenance.arguments["threads"] == [torch.get_num_threads()]
     first, second = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=0, atol=0)
@@ -288,3 +289,34 @@ def test_shipped_names() -> None:
         load_shipped(cast("Any", "taxi"))
     with pytest.raises(ValueError, match=r"no model 'taxi'"):
         make_shipped("nowhere", [cast("Any", "taxi")])
+
+
+def test_the_record_says_how_many_threads_trained(
+    world: Any, walks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that goes on with another number of threads names both."""
+    from mechprobe.worlds import train_sequence_model
+    from mechprobe.worlds.training import train
+
+    before, update = torch.get_num_threads(), train._Session._update
+
+    def interrupted(self: Any, ids: Any) -> float:
+        if self.step == 1:
+            raise KeyboardInterrupt
+        return update(self, ids)
+
+    options: dict[str, Any] = {"folder": tmp_path, "steps": 2, "evaluate_every": 1, **SMALL}
+    try:
+        torch.set_num_threads(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(train._Session, "_update", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                train_sequence_model(world, walks, **options)
+        torch.set_num_threads(2)
+        for _ in range(2):
+            found = train_sequence_model(world, walks, **options)
+            assert found.provenance.arguments["threads"] == [1, 2]
+        afresh = train_sequence_model(world, walks, resume=False, **options)
+        assert afresh.provenance.arguments["threads"] == [2]
+    finally:
+        torch.set_num_threads(before)

@@ -154,10 +154,10 @@ def test_published_lengths_and_states(rng: np.random.Generator) -> None:
 
     world = StreetMap.grid(6)
     published = world.sample_states(rng, 20_000, published=True)
-    assert len(np.unique(published, axis=0)) == world.usable_pairs() == 1260
+    assert len(np.unique(published, axis=0)) == world.usable_states(published=True) == 1260
     assert (published[:, 1] != published[:, 2]).all()
     all_states = world.sample_states(rng, 30_000)
-    assert len(np.unique(all_states, axis=0)) == world.usable_pairs(published=False) == 1296
+    assert len(np.unique(all_states, axis=0)) == world.usable_states() == 1296
     state = np.repeat(published[:1], 20_000, axis=0)
     hops = int(world.distances[state[0, 1], state[0, 2]])
     turns = world.sample_prefixes(state, rng, published=True).lengths - 2
@@ -177,7 +177,7 @@ def test_far_destinations_are_left_out(tmp_path: Path, rng: np.random.Generator)
     states = world.sample_states(rng, 500, published=True)
     hops = world.distances[states[:, 1], states[:, 2]]
     assert set(hops.tolist()) == set(range(1, 8))
-    assert world.usable_pairs() == 140
+    assert world.usable_states(published=True) == 140
 
 
 def test_states_are_uniform(rng: np.random.Generator) -> None:
@@ -428,7 +428,7 @@ def test_the_reference_grid(data_folder: Path) -> None:
     world = StreetMap.from_edges(folder / "edges.csv")
     facts = world.summary()
     assert (facts["nodes"], facts["streets"], facts["states"]) == (36, 92, 1297)
-    assert world.usable_pairs() == 1260
+    assert world.usable_states(published=True) == 1260
     heldout = read_sequences(folder / "heldout_sequences.txt.gz", world, legal=True)
     assert len(heldout) == 2000
     assert valid_traversals(world, heldout).rate == 1
@@ -453,7 +453,7 @@ def test_manhattan_distances(manhattan: Any) -> None:
     assert distances.dtype == np.int8
     assert distances.max() == 124
     assert int((distances > 0).sum()) == 20_457_139
-    assert manhattan.usable_pairs() == 20_323_480
+    assert manhattan.usable_states(published=True) == 20_323_480
 
 
 @pytest.mark.parametrize("model", RATES)

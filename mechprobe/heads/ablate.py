@@ -50,7 +50,7 @@ def ablate_heads(
         controls: Different random sets of heads, each with as many heads of each layer, none of them
             chosen; all of them where there are fewer. Five at least, or all, for an interval of
             ablated less controls, 19 for its ``_rank_p``.
-        seed: Of controls, donors and intervals.
+        seed: Of controls and donors.
         batch_size: Prompts per forward pass; bounded by their tokens by default.
         progress: Show a bar.
 
@@ -113,7 +113,6 @@ def ablate_heads(
         conditions,
         recorded(call, session, task, chosen, best, seed),
         n_control_sets=n_control_sets(session, chosen),
-        seed=seed,
     )
 
 

@@ -94,7 +94,6 @@ def transfer(
     centre: bool = False,
     seed: int = 0,
     n_permutations: int = 1000,
-    n_bootstrap: int = 1000,
 ) -> Transfer:
     """Choose heads on every task and test them on every task.
 
@@ -115,7 +114,6 @@ def transfer(
         centre: Take away each head's calibration median of each candidate.
         seed: Of the splits and permutations.
         n_permutations: Permutations behind each p-value, at least 1.
-        n_bootstrap: Resamples behind the intervals.
 
     Returns:
         Accuracies with intervals and p-values, rank correlations with intervals, and each task's
@@ -139,7 +137,7 @@ def transfer(
             msg = f"task {name!r}: {error}"
             raise ValueError(msg) from error
     _check_held_out(parts, {name: one.provenance.data_digest for name, one in scores.items()})
-    data = _transfer_data(parts, method, n_permutations, n_bootstrap, seed)
+    data = _transfer_data(parts, method, n_permutations, seed)
     records = {name: one.provenance for name, one in scores.items()}
     return Transfer(data, derived(call, records, seed))
 
@@ -182,15 +180,13 @@ def _check_held_out(parts: dict[str, Part], digests: dict[str, str]) -> None:
                 raise ValueError(msg)
 
 
-def _transfer_data(
-    parts: dict[str, Part], method: Method, n_permutations: int, n_bootstrap: int, seed: int
-) -> xr.Dataset:
+def _transfer_data(parts: dict[str, Part], method: Method, n_permutations: int, seed: int) -> xr.Dataset:
     both, shape = ("selected_on", "tested_on"), (len(parts), len(parts))
     names = [f"{what}{end}" for what in ("accuracy", "rank_correlation") for end in ENDS]
     cells = {name: np.full(shape, np.nan) for name in [*names, "p_value"]}
     for i, row in enumerate(parts.values()):
         for j, column in enumerate(parts.values()):
-            found = _cell(row, column, method, n_permutations, n_bootstrap, seed)
+            found = _cell(row, column, method, n_permutations, seed)
             for name, value in found.items():
                 cells[name][i, j] = value
     cells["p_adjusted"] = holm(cells["p_value"].ravel()).reshape(shape)
@@ -203,18 +199,16 @@ def _transfer_data(
         },
         coords={"selected_on": labels, "tested_on": labels},
     )
-    return data.merge(_baselines(parts, n_bootstrap))
+    return data.merge(_baselines(parts))
 
 
-def _cell(
-    row: Part, column: Part, method: Method, n_permutations: int, n_bootstrap: int, seed: int
-) -> dict[str, float]:
+def _cell(row: Part, column: Part, method: Method, n_permutations: int, seed: int) -> dict[str, float]:
     """Return how the heads of ``row`` do on the held-out part of ``column``."""
     calibration, test = row.heads.split.calibration, column.heads.split.test
     answer, group, block = column.source.answer, column.heads.group, column.source.block
     decided = column.decided(row.chosen, method)
     found = {
-        "accuracy": accuracy_interval(decided == answer[test], group[test], n_bootstrap=n_bootstrap),
+        "accuracy": accuracy_interval(decided == answer[test], group[test]),
         "rank_correlation": rank_correlation(
             row.all_right(calibration), row.heads.group[calibration], column.all_right(test), group[test]
         ),
@@ -233,15 +227,15 @@ def _cell(
     return cell
 
 
-def _baselines(parts: dict[str, Part], n_bootstrap: int) -> xr.Dataset:
+def _baselines(parts: dict[str, Part]) -> xr.Dataset:
     columns: dict[str, list[float | str]] = {}
     for part in parts.values():
         calibration, test = part.heads.split
         choice = better(model_choices(part.data, calibration), calibration, calibrated=False)
         rule = best_shortcut(part.data, calibration)
         found = {
-            "model": accuracy_of(choice, test, part.data, n_bootstrap),
-            "shortcut": shortcut_accuracy(part.data, rule, test, n_bootstrap),
+            "model": accuracy_of(choice, test, part.data),
+            "shortcut": shortcut_accuracy(part.data, rule, test),
         }
         named = {"model_spelling": choice.spelling, "shortcut_name": rule.name}
         numbers = {

@@ -5,14 +5,22 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 
 from mechprobe.heads.head_scores import HeadScores
 from mechprobe.heads.part import Part
-from mechprobe.heads.source import ENDS, best_shortcut, better, derived, model_choices, require_kind
+from mechprobe.heads.source import best_shortcut, better, derived, model_choices, require_kind
 from mechprobe.provenance import Call
 from mechprobe.results.base import Result
-from mechprobe.stats import Calibration, Interval, Method, accuracy_interval
+from mechprobe.stats import (
+    BAND_ENDS,
+    Calibration,
+    Interval,
+    Method,
+    accuracy_interval,
+    curve,
+    influence_of_groups,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,12 +36,13 @@ class Difficulty(Result):
     """Head, model and best shortcut over numbers of steps and distractors.
 
     ``data`` holds ``head_accuracy``, ``model_accuracy`` and ``shortcut_accuracy``, each with
-    ``_low`` and ``_high``, and ``n`` (steps, distractors), over held-out examples only; ``chosen``,
-    ``model_spelling``, ``shortcut_name``: the one that is right most often on them all.
+    ``_low`` and ``_high`` (95 % of each cell by itself) and ``_band_low`` and ``_band_high`` (95 % of
+    all cells together), and ``n`` (steps, distractors), over held-out examples only; ``chosen``,
+    ``model_spelling``, ``shortcut_name``: the one that is best on the calibration examples.
     """
 
-    version: ClassVar[int] = 2
     kind: ClassVar[str] = "head_difficulty"
+    version: ClassVar[int] = 2
     papers: ClassVar[tuple[str, ...]] = ("tulchinskii2025logical",)
 
     def plot(self, kind: str = "grids") -> "go.Figure":
@@ -73,7 +82,6 @@ def difficulty_of(
     flip: bool = False,
     centre: bool = False,
     seed: int = 0,
-    n_bootstrap: int = 1000,
     call: Call | None = None,
 ) -> Difficulty:
     """Choose heads on examples of all difficulties; test them on the others, cell by cell.
@@ -87,8 +95,7 @@ def difficulty_of(
         k: Heads of a vote or sum.
         flip: Heads that are wrong more often than right may be inverted.
         centre: Take away each head's calibration median of each candidate.
-        seed: Of split and intervals.
-        n_bootstrap: Resamples behind the intervals.
+        seed: Of the split, and of the multipliers behind the bands.
         call: What is recorded; this call by default.
 
     Returns:
@@ -104,7 +111,7 @@ def difficulty_of(
         scores.data, scores.provenance.arguments.get("score"), calibration, method, k, flip, centre, seed
     )
     right = part.decided(part.chosen, method) == part.source.answer[part.heads.split.test]
-    data = _difficulty_data(part, right, n_bootstrap)
+    data = _difficulty_data(part, right, seed)
     record = derived(call, {"": scores.provenance}, seed)
     return Difficulty(data, record)
 
@@ -120,7 +127,7 @@ def _check_difficulty(data: xr.Dataset) -> None:
             raise ValueError(msg)
 
 
-def _difficulty_data(part: Part, right: Bool[np.ndarray, " test"], n_bootstrap: int) -> xr.Dataset:
+def _difficulty_data(part: Part, right: Bool[np.ndarray, " test"], seed: int) -> xr.Dataset:
     calibration, test = part.heads.split
     choice = better(model_choices(part.data, calibration), calibration, calibrated=False)
     # Chosen as the head is: the best one of the held-out examples would be flattered.
@@ -132,16 +139,13 @@ def _difficulty_data(part: Part, right: Bool[np.ndarray, " test"], n_bootstrap: 
     }
     levels = {a: np.unique(part.data[a].values) for a in ("steps", "distractors")}
     shape = tuple(len(v) for v in levels.values())
-    n = np.zeros(shape, np.int64)
-    grids = {f"{who}_accuracy{end}": np.full(shape, np.nan) for who in WHO for end in ENDS}
-    for cell in np.ndindex(shape):
-        inside = _inside(part.data, levels, cell)[test]
-        n[cell] = inside.sum()
-        group = part.heads.group[test][inside]
-        for who in WHO if n[cell] else ():
-            found = accuracy_interval(answers[who][inside], group, n_bootstrap=n_bootstrap)
-            _put(grids, who, cell, found)
-    data = xr.Dataset({k: (tuple(levels), v) for k, v in {"n": n, **grids}.items()}, coords=levels)
+    inside = np.stack([_inside(part.data, levels, cell)[test] for cell in np.ndindex(shape)])
+    grids: dict[str, np.ndarray] = {"n": inside.sum(axis=1)}
+    for who in WHO:
+        bounds = _cells(np.where(inside, answers[who], np.nan), part.heads.group[test], seed)
+        grids |= {f"{who}_accuracy{end}": v for end, v in zip(BAND_ENDS, bounds, strict=True)}
+    cells = {name: (tuple(levels), values.reshape(shape)) for name, values in grids.items()}
+    data = xr.Dataset(cells, coords=levels)
     texts = {"chosen": part.names, "model_spelling": choice.spelling, "shortcut_name": shortcut.name}
     data["n_calibration"] = len(calibration)
     return data.assign({k: ((), np.array(v, dtype=object)) for k, v in texts.items()})
@@ -152,6 +156,12 @@ def _inside(data: xr.Dataset, levels: dict[str, np.ndarray], cell: tuple[int, ..
     return np.logical_and(*here)
 
 
-def _put(grids: dict[str, np.ndarray], who: str, cell: tuple[int, ...], found: Interval) -> None:
-    for end, value in zip(ENDS, found, strict=True):
-        grids[f"{who}_accuracy{end}"][cell] = value
+def _cells(
+    right: Float[np.ndarray, "cell test"], group: Int[np.ndarray, " test"], seed: int
+) -> list[np.ndarray]:
+    """Return accuracy and bounds of every cell; NaN where an example is not in a cell."""
+
+    def interval(cell: int, level: float) -> Interval:
+        return accuracy_interval(right[cell], group, level=level)
+
+    return list(curve(interval, influence_of_groups(right, group), seed=seed))

@@ -86,7 +86,7 @@ class HeadScores(Result):
             centre: Take away each head's calibration median of each candidate.
             seed: Of split, permutations and resamples.
             n_permutations: B, at least 1.
-            n_bootstrap: Resamples behind intervals and stability, at least 1.
+            n_bootstrap: Resampled calibration parts behind ``stability``, at least 1.
 
         Returns:
             Heads, held-out accuracy with interval, p-value, and next to it the model's own
@@ -123,7 +123,7 @@ class HeadScores(Result):
             n_permutations=n_permutations,
             n_bootstrap=n_bootstrap,
         )
-        data = selection_data(self.data, selected, n_bootstrap)
+        data = selection_data(self.data, selected)
         record = derived(call, {"": self.provenance}, seed)
         return HeadSelection(data, record)
 
@@ -139,13 +139,10 @@ class HeadScores(Result):
         coords = {name: self.data[name].values for name in ("layer", "head")}
         return xr.DataArray(share.reshape(shape), dims=("layer", "head"), coords=coords)
 
-    def baseline(self, *, n_bootstrap: int = 1000) -> "pd.DataFrame":
+    def baseline(self) -> "pd.DataFrame":
         """Return what the model's own logits score, in each spelling, plain and calibrated.
 
         Calibrated: each candidate's median log-probability over all examples is taken away.
-
-        Args:
-            n_bootstrap: Resamples behind the intervals.
 
         Returns:
             One row per reading: ``spelling``, ``calibrated``, ``accuracy``, ``low``, ``high``,
@@ -160,7 +157,7 @@ class HeadScores(Result):
         best = [better(choices, everything, calibrated=flag).name for flag in (False, True)]
         rows = []
         for choice in choices:
-            value, low, high = accuracy_of(choice, everything, self.data, n_bootstrap)
+            value, low, high = accuracy_of(choice, everything, self.data)
             rows.append(
                 {
                     "spelling": choice.spelling,

@@ -17,8 +17,8 @@ from mechprobe.stats import (
     above_controls,
     accuracy_interval,
     difference_interval,
-    grouped_bootstrap,
     holm,
+    mean_interval,
 )
 
 if TYPE_CHECKING:
@@ -84,8 +84,6 @@ def ablation_of(
     provenance: Provenance,
     *,
     n_control_sets: float | int = np.inf,
-    n_bootstrap: int = 1000,
-    seed: int = 0,
 ) -> HeadAblation:
     """Put answers with and without heads together.
 
@@ -97,8 +95,6 @@ def ablation_of(
             with none, then ``"ablated"``, then the controls.
         provenance: What made them; its arguments say ``how``.
         n_control_sets: How many sets of heads the controls were drawn from.
-        n_bootstrap: Resamples behind the intervals.
-        seed: Of the resampling.
 
     Returns:
         The result.
@@ -107,16 +103,14 @@ def ablation_of(
         ValueError: Conditions do not fit the rows, or the first are not these two.
     """
     _check_conditions(list(heads), len(right), [INTACT, ABLATED])
-    drawn: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed}
     gap = logit_difference
     # Intact against itself is no estimate.
     none, others = [Interval(0.0, 0.0, 0.0)], range(1, len(right))
     rows = {
-        "accuracy": [accuracy_interval(x, group, **drawn) for x in right],
-        "logit_difference": [grouped_bootstrap(x, group, **drawn) for x in gap],
-        "accuracy_change": none + [difference_interval(right[i], right[0], group, **drawn) for i in others],
-        "logit_difference_change": none
-        + [grouped_bootstrap(gap[i] - gap[0], group, **drawn) for i in others],
+        "accuracy": [accuracy_interval(x, group) for x in right],
+        "logit_difference": [mean_interval(x, group) for x in gap],
+        "accuracy_change": none + [difference_interval(right[i], right[0], group) for i in others],
+        "logit_difference_change": none + [mean_interval(gap[i] - gap[0], group) for i in others],
     }
     data = xr.Dataset(
         {
@@ -211,8 +205,6 @@ def steering_of(
     *,
     n_control_sets: float | int = np.inf,
     chance: float,
-    n_bootstrap: int = 1000,
-    seed: int = 0,
 ) -> HeadSteering:
     """Put answers under growing pressure on heads together.
 
@@ -224,8 +216,6 @@ def steering_of(
         provenance: What made them.
         n_control_sets: How many sets of heads the controls were drawn from.
         chance: How often guessing takes the steered option.
-        n_bootstrap: Resamples behind the intervals.
-        seed: Of the resampling.
 
     Returns:
         The result.
@@ -239,7 +229,7 @@ def steering_of(
         raise ValueError(msg)
     cells = np.full((3, *followed.shape[:2]), np.nan)
     for i, j in np.ndindex(*followed.shape[:2]):
-        cells[:, i, j] = accuracy_interval(followed[i, j], group, n_bootstrap=n_bootstrap, seed=seed)
+        cells[:, i, j] = accuracy_interval(followed[i, j], group)
     data = xr.Dataset(
         {f"followed{end}": (("condition", "strength"), cells[n]) for n, end in enumerate(ENDS)},
         coords={"condition": np.array(list(heads), dtype=object), "strength": strength.astype(np.float64)},

@@ -95,7 +95,7 @@ def option_robustness(
         own: Any = {"layers": [layer], "progress": progress, **options}
         pair = [_head_choices(qk_scores(model, t, **own), index) for t in (task, shuffled)]
         readers[f"L{layer}H{index}"] = (pair[0], pair[1])
-    data = _dataset(readers, right, right_shuffled, task, n_options, seed)
+    data = _dataset(readers, right, right_shuffled, task, n_options)
     record = call.record(
         describe(session),
         task.record(),
@@ -188,7 +188,6 @@ def _dataset(
     right_shuffled: Choices,
     task: Task,
     n_options: int,
-    seed: int,
 ) -> xr.Dataset:
     groups = task.design.group
     letters = np.arange(n_options)
@@ -199,7 +198,7 @@ def _dataset(
         first = plain == right
         both = first & (moved == right_shuffled)
         for name, hits in (("accuracy", first), ("permutation_accuracy", both)):
-            found = accuracy_interval(hits, groups, seed=seed)
+            found = accuracy_interval(hits, groups)
             for end, value in (("", found.value), ("_low", found.low), ("_high", found.high)):
                 columns.setdefault(name + end, []).append(value)
         predicted.append([float((plain == x).mean()) for x in letters])

@@ -272,13 +272,12 @@ def _shown(interval: Interval) -> str:
     return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
 
 
-def selection_data(scores: xr.Dataset, selected: Selected, n_bootstrap: int) -> xr.Dataset:
+def selection_data(scores: xr.Dataset, selected: Selected) -> xr.Dataset:
     """Return the data of a ``HeadSelection``.
 
     Args:
         scores: Data of the ``HeadScores``.
         selected: What the statistics found.
-        n_bootstrap: Resamples behind the intervals.
 
     Returns:
         The data set.
@@ -291,11 +290,11 @@ def selection_data(scores: xr.Dataset, selected: Selected, n_bootstrap: int) -> 
     shortcut = best_shortcut(scores, calibration)
     model_right = model.right[test]
     intervals = {
-        "accuracy": accuracy_interval(selected.right, group, n_bootstrap=n_bootstrap),
-        "model": accuracy_of(model, test, scores, n_bootstrap),
-        "model_calibrated": accuracy_of(adjusted, test, scores, n_bootstrap),
-        "gain": difference_interval(selected.right, model_right, group, n_bootstrap=n_bootstrap),
-        "shortcut": shortcut_accuracy(scores, shortcut, test, n_bootstrap),
+        "accuracy": accuracy_interval(selected.right, group),
+        "model": accuracy_of(model, test, scores),
+        "model_calibrated": accuracy_of(adjusted, test, scores),
+        "gain": difference_interval(selected.right, model_right, group),
+        "shortcut": shortcut_accuracy(scores, shortcut, test),
     }
     values: dict[str, object] = {
         "p_value": selected.p_value,
@@ -320,7 +319,7 @@ def selection_data(scores: xr.Dataset, selected: Selected, n_bootstrap: int) -> 
     data["right"] = ("held_out", selected.right)
     data["model_right"] = ("held_out", model_right)
     data = data.assign_coords(rule=scores["shortcut"].values)
-    for name, gaps in beyond_shortcuts(scores, selected.right, test, n_bootstrap).items():
+    for name, gaps in beyond_shortcuts(scores, selected.right, test).items():
         data[name] = ("rule", gaps)
     return data.assign({name: ((), value) for name, value in values.items()})
 

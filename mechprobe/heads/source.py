@@ -148,12 +148,10 @@ def better(
     return max(known, key=lambda c: float(np.nanmean(c.right[examples])))
 
 
-def accuracy_of(
-    choice: ModelChoice, examples: Int[np.ndarray, " chosen"], data: xr.Dataset, n_bootstrap: int
-) -> Interval:
+def accuracy_of(choice: ModelChoice, examples: Int[np.ndarray, " chosen"], data: xr.Dataset) -> Interval:
     """Return a reading's accuracy on ``examples`` with its grouped interval."""
     group = data["group"].values.astype(np.int64)[examples]
-    return accuracy_interval(choice.right[examples], group, n_bootstrap=n_bootstrap)
+    return accuracy_interval(choice.right[examples], group)
 
 
 class Shortcut(NamedTuple):
@@ -185,21 +183,18 @@ def best_shortcut(data: xr.Dataset, examples: Int[np.ndarray, " chosen"]) -> Sho
     return Shortcut(str(data["shortcut"].values[best]), right[best])
 
 
-def shortcut_accuracy(
-    data: xr.Dataset, shortcut: Shortcut, examples: Int[np.ndarray, " chosen"], n_bootstrap: int
-) -> Interval:
+def shortcut_accuracy(data: xr.Dataset, shortcut: Shortcut, examples: Int[np.ndarray, " chosen"]) -> Interval:
     """Return how often a shortcut that was chosen on other examples is right on ``examples``."""
     if np.isnan(shortcut.right).all():
         return UNKNOWN
     group, half = (data[name].values.astype(np.int64)[examples] for name in ("group", "shortcut_half"))
-    return crossed_interval(shortcut.right[examples], group, half, n_bootstrap=n_bootstrap)
+    return crossed_interval(shortcut.right[examples], group, half)
 
 
 def beyond_shortcuts(
     data: xr.Dataset,
     right: Num[np.ndarray, " chosen"] | Bool[np.ndarray, " chosen"],
     examples: Int[np.ndarray, " chosen"],
-    n_bootstrap: int,
 ) -> dict[str, Float[np.ndarray, " shortcut"]]:
     """Return a head's accuracy less that of each shortcut, on the same examples.
 
@@ -207,7 +202,6 @@ def beyond_shortcuts(
         data: Data of a ``HeadScores``.
         right: Where the head is right.
         examples: On which examples.
-        n_bootstrap: Resamples behind the intervals.
 
     Returns:
         ``beyond_shortcut`` and its bounds, which hold for all shortcuts together with 95 %.
@@ -215,10 +209,7 @@ def beyond_shortcuts(
     rules = data["shortcut_right"].transpose("shortcut", "example").values.astype(np.float64)
     group, half = (data[name].values.astype(np.int64)[examples] for name in ("group", "shortcut_half"))
     found = [
-        crossed_interval(
-            right, group, half, other=rule[examples], n_intervals=len(rules), n_bootstrap=n_bootstrap
-        )
-        for rule in rules
+        crossed_interval(right, group, half, other=rule[examples], n_intervals=len(rules)) for rule in rules
     ]
     ends = np.array(found, np.float64).reshape(-1, 3).T
     return {f"beyond_shortcut{end}": values for end, values in zip(ENDS, ends, strict=True)}

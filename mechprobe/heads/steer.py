@@ -50,7 +50,7 @@ def steer_heads(
         strengths: :math:`\beta`, each; 0 is the model as it is.
         key: Tokens of the option to attend to, as in ``qk_scores``.
         controls: Different random sets of heads of the same layers, as in ``ablate_heads``.
-        seed: Of options, controls and intervals.
+        seed: Of options and controls.
         batch_size: Prompts per forward pass; bounded by their tokens by default.
         progress: Show a bar.
 
@@ -111,7 +111,6 @@ def steer_heads(
         recorded(call, session, task, chosen, best, seed),
         n_control_sets=n_control_sets(session, chosen),
         chance=float(np.mean([1 / len(e.candidates) for e in task])),
-        seed=seed,
     )
 
 

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
+from mechprobe.plots.bands import both_bounds
 from mechprobe.plots.style import MONO, styled
 from mechprobe.plots.text import label, markup
 
@@ -137,7 +138,7 @@ def difficulty_figure(data: xr.Dataset) -> go.Figure:
     # A column must hold its title and every cell its two digits.
     width = 3 * max(46 * len(distractors), 230) + 220
     height = max(38 * len(steps), 150) + 200
-    subtitle = "accuracy on held-out examples; heads chosen on other examples of all cells"
+    subtitle = "accuracy on held-out examples, bounds of a cell when pointed at; heads chosen on others"
     styled(figure, "As questions get harder", subtitle, height=height)
     figure.update_layout(width=width, margin={"l": 60, "r": 110, "t": 116, "b": 52}, coloraxis=_COLORS)
     figure.update_annotations(font={"size": 13})
@@ -153,13 +154,12 @@ def difficulty_figure(data: xr.Dataset) -> go.Figure:
 
 def _difficulty_hover(data: xr.Dataset, who: str) -> list[list[str]]:
     steps, distractors = data["steps"].values.tolist(), data["distractors"].values.tolist()
-    value, low, high = (data[f"{who}_accuracy{end}"].values for end in ("", "_low", "_high"))
     n = data["n"].values
 
     def cell(i: int, j: int) -> str:
         return (
-            f"{who}: {steps[i]} steps, {distractors[j]} distractors<br>accuracy "
-            f"{value[i, j]:.3f} [{low[i, j]:.3f}, {high[i, j]:.3f}], {n[i, j]} examples"
+            f"{who}: {steps[i]} steps, {distractors[j]} distractors, {n[i, j]} examples<br>accuracy "
+            f"{both_bounds(data, f'{who}_accuracy', (i, j))}"
         )
 
     return [[cell(i, j) for j in range(len(distractors))] for i in range(len(steps))]

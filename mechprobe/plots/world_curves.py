@@ -5,6 +5,7 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
+from mechprobe.plots.bands import add_band, add_key
 from mechprobe.plots.style import CATEGORIES, INK, styled
 from mechprobe.plots.text import label, markup, require_kind, titled
 
@@ -147,7 +148,10 @@ def probes_figure(data: xr.Dataset, kind: str, name: str, what: str) -> go.Figur
         ("control_accuracy", "control: random labels", "#8a8a8a"),
         ("selectivity", "selectivity", _THIRD),
     ):
+        if variable != "control_accuracy":
+            add_band(figure, data, variable, color)
         figure.add_scatter(**_curve(data, variable, places, called, color))
+    add_key(figure, _MODEL)
     majority = float(data["majority"])
     figure.add_scatter(
         x=[places[0], places[-1]],
@@ -163,7 +167,7 @@ def probes_figure(data: xr.Dataset, kind: str, name: str, what: str) -> go.Figur
     figure.update_layout(width=820, margin={"l": 64, "r": 24, "t": 76, "b": 56}, showlegend=True)
     names = ["embedding" if layer < 0 else str(layer) for layer in layers]
     figure.update_xaxes(title_text="after block", tickvals=places, ticktext=names, type="linear")
-    low = min(0.0, float(np.nanmin(data["selectivity_low"].values)))
+    low = min(0.0, float(np.nanmin(data["selectivity_band_low"].values)))
     figure.update_yaxes(
         title_text="accuracy on unseen sequences",
         range=[low - 0.02, 1.03],

@@ -5,6 +5,7 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.subplots import make_subplots
 
+from mechprobe.plots.bands import POINTWISE, add_band, add_key, both_bounds
 from mechprobe.plots.heads_grids import SCALE
 from mechprobe.plots.style import CATEGORIES, GRID, MONO, styled
 from mechprobe.plots.text import markup, require_kind, titled
@@ -59,15 +60,18 @@ def by_layer_figure(data: xr.Dataset, kind: str, name: str) -> go.Figure:
             ("control_", "automaton with the layer's own error rates", _CONTROL, "dash"),
             ("", "layer", _MODEL, "solid"),
         ):
+            if not prefix:
+                add_band(figure, data, metric, color, at)
             values = _values(data, f"{prefix}{metric}")
             line = _line(values, _names(layers), called, color, dash)
             figure.add_scatter(**line, showlegend=column == 1, **at)
     settings = (
         f"{data['world'].item()}; mode {data['mode'].item()}, {data['acceptance'].item()}, "
-        f"M = {int(data['suffixes'])}, k = {int(data['k'])}; 95 % intervals over states"
+        f"M = {int(data['suffixes'])}, k = {int(data['k'])}; bars: {POINTWISE}, over states"
     )
+    add_key(figure, _MODEL, {"row": 1, "col": 1})
     title = f"{titled(name)}where does the world become coherent?"
-    styled(figure, title, markup(settings), height=420)
+    styled(figure, title, markup(settings), height=448)
     _panels(figure, len(metrics), layers)
     return figure
 
@@ -119,12 +123,14 @@ def _patching_lines(data: xr.Dataset) -> tuple[go.Figure, int]:
     )
     for i in range(len(positions)):
         at = {"row": i // columns + 1, "col": i % columns + 1}
+        add_band(figure, data.isel(position=i), "swap", _MODEL, at)
         for variable, (called, color, dash) in reversed(_CONDITIONS.items()):
             values = _values(data.isel(position=i), variable)
             line = _line(values, _names(layers), called, color, dash)
             figure.add_scatter(**line, showlegend=i == 0, **at)
+    add_key(figure, _MODEL, {"row": 1, "col": 1})
     figure.update_yaxes(title_text="swapped: lesser of gained and lost", col=1)
-    return figure, 140 + 280 * rows
+    return figure, 168 + 280 * rows
 
 
 def _patching_grid(data: xr.Dataset) -> go.Figure:
@@ -157,11 +163,11 @@ def _patching_grid(data: xr.Dataset) -> go.Figure:
 
 
 def _grid_hover(data: xr.Dataset, variable: str, called: str) -> list[list[str]]:
-    value, low, high = (data[f"{variable}{e}"].values for e in ("", "_low", "_high"))
+    data = data.transpose("layer", "position", ...)
     layers = _names(data["layer"].values.tolist())
     return [
         [
-            f"<b>{called}</b>, {layers[i]}, {where}<br>{value[i, j]:.3f} [{low[i, j]:.3f}, {high[i, j]:.3f}]"
+            f"<b>{called}</b>, {layers[i]}, {where}<br>{both_bounds(data, variable, (i, j))}"
             for j, where in enumerate(_position_names(data))
         ]
         for i in range(len(layers))
@@ -203,7 +209,7 @@ def _grid_axes(figure: go.Figure, data: xr.Dataset) -> None:
 def _panels(figure: go.Figure, columns: int, layers: list[int]) -> None:
     figure.update_layout(
         width=max(560, 120 + 195 * columns),
-        margin={"l": 64, "r": 24, "t": 100, "b": 104},
+        margin={"l": 64, "r": 24, "t": 100, "b": 132},
         legend={
             "orientation": "h",
             "x": 0,

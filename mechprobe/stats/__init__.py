@@ -1,5 +1,9 @@
 """Statistics of choosing the best of many heads: intervals, nulls, permutations."""
 
+from mechprobe.stats.bands import BAND_ENDS as BAND_ENDS
+from mechprobe.stats.bands import Curve as Curve
+from mechprobe.stats.bands import curve as curve
+from mechprobe.stats.bands import simultaneous_level as simultaneous_level
 from mechprobe.stats.choice import METHODS as METHODS
 from mechprobe.stats.choice import Method as Method
 from mechprobe.stats.choice import predict as predict
@@ -19,8 +23,10 @@ from mechprobe.stats.head_p import head_p_values as head_p_values
 from mechprobe.stats.intervals import Interval as Interval
 from mechprobe.stats.intervals import accuracy_interval as accuracy_interval
 from mechprobe.stats.intervals import difference_interval as difference_interval
-from mechprobe.stats.intervals import grouped_bootstrap as grouped_bootstrap
-from mechprobe.stats.intervals import wilson_interval as wilson_interval
+from mechprobe.stats.intervals import mean_interval as mean_interval
+from mechprobe.stats.intervals import share_interval as share_interval
+from mechprobe.stats.intervals import unit_difference_interval as unit_difference_interval
+from mechprobe.stats.intervals import unit_interval as unit_interval
 from mechprobe.stats.nulls import best_by_chance_quantile as best_by_chance_quantile
 from mechprobe.stats.nulls import best_by_permutation as best_by_permutation
 from mechprobe.stats.nulls import discoveries as discoveries
@@ -32,5 +38,7 @@ from mechprobe.stats.selection import select_heads as select_heads
 from mechprobe.stats.split import Calibration as Calibration
 from mechprobe.stats.split import Split as Split
 from mechprobe.stats.split import split_groups as split_groups
+from mechprobe.stats.spread import influence_of_groups as influence_of_groups
+from mechprobe.stats.spread import influence_of_units as influence_of_units
 from mechprobe.stats.transfer import fixed_rule_p as fixed_rule_p
 from mechprobe.stats.transfer import rank_correlation as rank_correlation

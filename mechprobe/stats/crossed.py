@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 from scipy.special import stdtr, stdtrit
 
-from mechprobe.stats.intervals import wilson_interval
+from mechprobe.stats.intervals import share_interval
 
 # With four or fewer, whose spread has at most three degrees of freedom, 95 % intervals cover 0.83 to 0.95.
 FEWEST_CONTROLS = 5
@@ -70,7 +70,7 @@ def above_controls(
 
     Returns:
         The difference. Where all questions and controls differ alike there is no p, and no interval
-        either; within finite bounds one as far off as Wilson's for no exception among as many
+        either; within finite bounds one as far off as that of no exception among as many
         examples as groups.
 
     Example:
@@ -103,7 +103,7 @@ def above_controls(
         half = float(stdtrit(freedom, (1 + level) / 2)) * variance**0.5
         p = float(2 * stdtr(freedom, -abs(value) / variance**0.5))
     elif np.isfinite(bounds).all():
-        half = wilson_interval(0, n_groups, level=level).high
+        half = share_interval(0, n_groups, level=level).high
     return Contrast(value, max(bounds[0], value - half), min(bounds[1], value + half), p, spread, rank_p)
 
 

@@ -13,7 +13,6 @@ def crossed_interval(
     *,
     other: Num[np.ndarray, " example"] | np.ndarray | None = None,
     n_intervals: int = 1,
-    n_bootstrap: int = 1000,
 ) -> Interval:
     r"""Return an accuracy over two halves, each tried by what was learnt on the other.
 
@@ -32,14 +31,13 @@ def crossed_interval(
         half: Which half, 0 or 1; no group is in both.
         other: What is taken away from ``right``, for the interval of a difference.
         n_intervals: m, rules that are compared together; at least 1.
-        n_bootstrap: Resamples, at least 1.
 
     Returns:
         The accuracy, or the difference, and bounds that hold with 95 % for all m together; NaN
         where nothing is known.
 
     Raises:
-        ValueError: A count is below 1.
+        ValueError: ``n_intervals`` is below 1.
 
     Example:
         >>> right, half = np.ones(80), np.arange(80) // 40
@@ -58,11 +56,9 @@ def crossed_interval(
     found: list[tuple[int, Interval]] = []
     for part in (known & (half == h) for h in np.unique(half[known])):
         if other is None:
-            one = accuracy_interval(right[part], group[part], n_bootstrap=n_bootstrap, level=level)
+            one = accuracy_interval(right[part], group[part], level=level)
         else:
-            one = difference_interval(
-                right[part], other[part], group[part], n_bootstrap=n_bootstrap, level=level
-            )
+            one = difference_interval(right[part], other[part], group[part], level=level)
         found.append((int(part.sum()), one))
     n = sum(size for size, _ in found)
     if n == 0:

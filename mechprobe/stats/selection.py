@@ -19,9 +19,8 @@ from jaxtyping import Bool, Float, Int
 from mechprobe.stats.choice import METHODS, Chosen, Method, highest, label_free_quality, predict, right_counts
 from mechprobe.stats.decisions import Readings, accuracy, check_scores, readings
 from mechprobe.stats.head_p import HeadP, head_p_values, permutation_p
-from mechprobe.stats.intervals import group_weights
 from mechprobe.stats.permutation import Exchange, Scheme, exchange, permutation_scheme
-from mechprobe.stats.split import Calibration, split_groups
+from mechprobe.stats.split import Calibration, group_weights, split_groups
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 # A number of examples, a share of them, or the very examples.
 Calibration = int | float | Sequence[int] | np.ndarray
@@ -115,3 +115,11 @@ def _explicit(
         )
         raise ValueError(msg)
     return chosen
+
+
+def group_weights(
+    n_groups: int, n_bootstrap: int, rng: np.random.Generator
+) -> Float[np.ndarray, "resample group"]:
+    """Return how often each group is drawn in each resample."""
+    even = np.full(n_groups, 1 / n_groups)
+    return rng.multinomial(n_groups, even, size=n_bootstrap).astype(np.float64)

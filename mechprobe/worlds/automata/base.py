@@ -68,6 +68,11 @@ class World(ABC):
     def sample_states(self, rng: np.random.Generator, n: int, *, published: bool = False) -> States:
         """Draw states to be tested, independently; ``published``: as the paper's code does."""
 
+    def usable_states(self, *, published: bool = False) -> int | None:
+        """Return how many states ``sample_states`` draws from, all alike; None: beyond count."""
+        del published
+        return None
+
     @abstractmethod
     def sample_prefixes(
         self, states: States, rng: np.random.Generator, lengths: Ids | None = None, *, published: bool = False

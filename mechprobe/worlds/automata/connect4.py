@@ -75,6 +75,11 @@ class CumulativeConnect4(World):
             out[odd] = rng.integers(0, self.rows + 1, (len(odd), COLUMNS))
         return out
 
+    def usable_states(self, *, published: bool = False) -> int:
+        """Return how many states ``sample_states`` draws from."""
+        del published
+        return self.n_states - 2
+
     def sample_prefixes(
         self, states: States, rng: np.random.Generator, lengths: Ids | None = None, *, published: bool = False
     ) -> Prefixes:

@@ -103,6 +103,11 @@ class TableWorld(World):
             raise ValueError(msg)
         return rng.choice(self._testable, n)[:, None]
 
+    def usable_states(self, *, published: bool = False) -> int:
+        """Return how many states ``sample_states`` draws from."""
+        del published
+        return len(self._testable)
+
     def sample_prefixes(
         self, states: States, rng: np.random.Generator, lengths: Ids | None = None, *, published: bool = False
     ) -> Prefixes:

@@ -84,12 +84,12 @@ def probe_states(
         places: Words to probe at most, drawn from all.
         control_words: Words that decide a control label.
         strength: Inverse of the L2 penalty (scikit-learn's ``C``).
-        seed: Draws the split, the places, and the control labels.
+        seed: Draws the split, the places, the control labels, and the multipliers of the bands.
         progress: Show a bar.
 
     Returns:
-        Accuracy, control accuracy and selectivity of every layer with intervals, sequences
-        resampled, beside the accuracy of always saying the commonest label.
+        Accuracy, control accuracy and selectivity of every layer with intervals over sequences,
+        beside the accuracy of always saying the commonest label.
 
     Raises:
         ValueError: An unknown label or layer, a share outside (0, 1), fewer than four sequences,
@@ -127,7 +127,9 @@ def probe_states(
         net.describe(), data, seed=seed, world=world.name, label=name, layers=chosen, sequences=len(sequences)
     )
     majority = _majority(found.label, held_out)
-    return probes_of(reads, chosen, found.row[held_out], majority, provenance, n_train=int((~held_out).sum()))
+    return probes_of(
+        reads, chosen, found.row[held_out], majority, provenance, n_train=int((~held_out).sum()), seed=seed
+    )
 
 
 def _split(n: int, test: float, rng: np.random.Generator) -> Bool[np.ndarray, " sequence"]:

@@ -10,7 +10,15 @@ from jaxtyping import Float, Int
 
 from mechprobe.provenance import Provenance
 from mechprobe.results.base import Result
-from mechprobe.stats import Interval, accuracy_interval, difference_interval
+from mechprobe.stats import (
+    BAND_ENDS,
+    Curve,
+    Interval,
+    accuracy_interval,
+    curve,
+    difference_interval,
+    influence_of_groups,
+)
 from mechprobe.worlds.metrics.results import layer_name, with_interval
 
 if TYPE_CHECKING:
@@ -25,7 +33,8 @@ class StatePatching(Result):
     """Whether the stream at a layer and position carries the state: what a swap of it swaps.
 
     ``data`` holds over ``layer`` (-1 the embedding, l after block l) and ``position`` (-1 the last
-    word of the prefix), each with ``_low`` and ``_high``, 95 % intervals over recipients' states:
+    word of the prefix), each with ``_low`` and ``_high``, 95 % intervals over recipients'
+    states, and ``_band_low`` and ``_band_high``, which hold all cells together in 95 %:
 
     - ``gained``: share of the strings that only the donor's state allows which are accepted;
       ``lost``: of those that only the recipient's allows, which are no longer; ``swap``: the lesser
@@ -36,7 +45,8 @@ class StatePatching(Result):
     - ``above_random``: ``swap`` minus ``random_state`` on the pairs that have both;
       ``above_random_max`` with bounds, one number: what a perfect swap of either state would give,
       1 minus what the third state's true language scores;
-    - ``score`` (condition, layer, position, pair), NaN where there is none, and ``state`` (pair).
+    - ``score`` (condition, layer, position, pair), NaN where there is none, ``state`` (pair), and
+      ``states_sampled``: the share of all states that were drawn, 0 where they are beyond count.
 
     ``n_drawn``, ``n_kept``, ``dropped`` (reason) count pairs, ``n_pairs`` (condition) those that
     have a donor; ``n_strings``, ``n_followed``, ``strings_dropped`` (string_reason) count strings.
@@ -120,12 +130,14 @@ class StateProbes(Result):
 
     ``data`` holds over ``layer`` (-1 is the embedding, l the residual stream after block l):
     ``accuracy``, ``control_accuracy`` and ``selectivity`` (their difference), each with ``_low``
-    and ``_high``, sequences resampled; ``above_embedding`` (accuracy minus that of the embedding,
-    paired; NaN where the embedding was not probed) with bounds; ``majority``: the accuracy of
+    and ``_high``, 95 % intervals over sequences, and ``_band_low`` and ``_band_high``, which hold all
+    layers together in 95 %; ``above_embedding`` (accuracy minus that of the embedding, paired; NaN
+    where the embedding was not probed) with bounds; ``majority``: the accuracy of
     always saying the commonest label; ``n_train``, ``n_test``: places; ``n_test_sequences``.
     """
 
     kind: ClassVar[str] = "state_probes"
+    version: ClassVar[int] = 2
     papers: ClassVar[tuple[str, ...]] = ("vafa2024worldmodel",)
 
     def plot(self, kind: str = "layers") -> "go.Figure":
@@ -161,6 +173,7 @@ def probes_of(
     provenance: Provenance,
     *,
     n_train: int,
+    seed: int = 0,
 ) -> StateProbes:
     """Put probes together.
 
@@ -171,24 +184,24 @@ def probes_of(
         majority: Accuracy of always saying the commonest label.
         provenance: What made them.
         n_train: Places that were learned from.
+        seed: Of the bands.
     """
-    unknown = Interval(*[float("nan")] * 3)
-    rows: dict[str, list[Interval]] = {}
-    for layer, read in zip(layers, reads, strict=True):
-        base = reads[0].state if layers[0] == -1 and layer != -1 else None
-        found = {
-            "accuracy": accuracy_interval(read.state, group),
-            "control_accuracy": accuracy_interval(read.control, group),
-            "selectivity": difference_interval(read.state, read.control, group),
-            "above_embedding": unknown if base is None else difference_interval(read.state, base, group),
-        }
-        for name, interval in found.items():
-            rows.setdefault(name, []).append(interval)
+    state, control = (np.stack(rows) for rows in zip(*reads, strict=True))
+    # The embedding against itself is no estimate.
+    base = np.full_like(state, np.nan)
+    if layers[0] == -1:
+        base[1:] = state[0]
+    curves = {
+        "accuracy": _curve(state, None, group, seed),
+        "control_accuracy": _curve(control, None, group, seed),
+        "selectivity": _curve(state, control, group, seed),
+        "above_embedding": _curve(state, base, group, seed),
+    }
     data = xr.Dataset(
         {
-            f"{name}{end}": ("layer", np.array([v[i] for v in values]))
-            for name, values in rows.items()
-            for i, end in enumerate(("", "_low", "_high"))
+            f"{name}{end}": ("layer", values)
+            for name, found in curves.items()
+            for end, values in zip(BAND_ENDS, found, strict=True)
         }
         | {
             "majority": majority,
@@ -199,3 +212,18 @@ def probes_of(
         coords={"layer": np.array(layers, dtype=np.int64)},
     )
     return StateProbes(data, provenance)
+
+
+def _curve(
+    right: Float[np.ndarray, "layer tested"],
+    other: Float[np.ndarray, "layer tested"] | None,
+    group: Int[np.ndarray, " tested"],
+    seed: int,
+) -> Curve:
+    def interval(i: int, level: float) -> Interval:
+        if other is None:
+            return accuracy_interval(right[i], group, level=level)
+        return difference_interval(right[i], other[i], group, level=level)
+
+    moved = right if other is None else right - other
+    return curve(interval, influence_of_groups(moved, group), seed=seed)

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from mechprobe.stats import Interval, difference_interval
+from mechprobe.stats import BAND_ENDS, unit_interval
 from mechprobe.worlds.automata.arrays import Ids, Mask
 from mechprobe.worlds.automata.base import World
 from mechprobe.worlds.inside.trials import CONDITIONS, TOO_LONG, Trials
-from mechprobe.worlds.metrics.dataset import ENDS, over_states
+from mechprobe.worlds.metrics.dataset import ENDS, over_positions
 from mechprobe.worlds.metrics.request import Request
 from mechprobe.worlds.metrics.scores import Scores
 
@@ -64,19 +64,30 @@ def patching_dataset(
     )
     kept = _require_right(trials, flips)
     state = trials.pairs.clusters(False)[kept]
+    sampled = trials.pairs.sampled(False)
     gained, lost = ([side[:, kept] for side in sides] for sides in _sides(trials, flips))
     swap, other = (np.minimum(gained[c], lost[c]) for c in (0, 2))
     score = np.stack([swap, _scores(trials, flips.flipped[1], flips.right, 1)[:, kept], other])
-    means = dict(zip(CONDITIONS, score, strict=True)) | {"gained": gained[0], "lost": lost[0]}
-    for name, values in means.items():
-        data = data.assign(_intervals(name, [over_states(v, state) for v in values], shape))
-    above = [_difference(a, b, state) for a, b in zip(swap, other, strict=True)]
-    data = data.assign(_intervals("above_random", above, shape))
-    most = over_states(1 - _third_state(world, trials, flips)[kept], state)
+    for name, values, less in (
+        *((name, values, None) for name, values in zip(CONDITIONS, score, strict=True)),
+        ("gained", gained[0], None),
+        ("lost", lost[0], None),
+        ("above_random", swap, other),
+    ):
+        found = over_positions(values, less, state, sampled, request.seed)
+        bounds = {f"{name}{e}": v.reshape(shape) for e, v in zip(BAND_ENDS, found, strict=True)}
+        data = data.assign({key: (("layer", "position"), v) for key, v in bounds.items()})
+    most = unit_interval(1 - _third_state(world, trials, flips)[kept], state, sampled=sampled)
     data = data.assign({f"above_random_max{end}": ((), v) for end, v in zip(ENDS, most, strict=True)})
     dims = ("condition", "layer", "position", "pair")
     data = data.assign(score=(dims, score.reshape(3, *shape, -1)), state=("pair", state))
+    data["states_sampled"] = sampled
     data["n_pairs"] = ("condition", (~np.isnan(score[:, 0])).sum(axis=1))
+    data = data.assign(_facts(world, request, extent))
+    return data.assign(_counts(trials, flips, kept))
+
+
+def _facts(world: World, request: Request, extent: str) -> dict[str, tuple[tuple[()], object]]:
     facts: dict[str, str | int] = {
         "world": world.name,
         "extent": extent,
@@ -84,9 +95,7 @@ def patching_dataset(
         "k": request.k,
         "max_tokens": request.max_tokens,
     }
-    texts = {k: np.array(v, dtype=object) if isinstance(v, str) else v for k, v in facts.items()}
-    data = data.assign({name: ((), value) for name, value in texts.items()})
-    return data.assign(_counts(trials, flips, kept))
+    return {k: ((), np.array(v, dtype=object) if isinstance(v, str) else v) for k, v in facts.items()}
 
 
 def _sides(trials: Trials, flips: Flips) -> tuple[list[Grid], list[Grid]]:
@@ -132,23 +141,6 @@ def _require_right(trials: Trials, flips: Flips) -> Ids:
         )
         raise ValueError(msg)
     return kept
-
-
-def _intervals(
-    name: str, found: Sequence[Interval], shape: tuple[int, int]
-) -> dict[str, tuple[tuple[str, str], Grid]]:
-    grids = np.array(found, dtype=np.float64).T.reshape(len(ENDS), *shape)
-    return {f"{name}{e}": (("layer", "position"), g) for e, g in zip(ENDS, grids, strict=True)}
-
-
-def _difference(one: Grid, other: Grid, state: Ids) -> Interval:
-    """Return the mean over states of the difference, on the pairs that have both."""
-    known = ~np.isnan(one) & ~np.isnan(other)
-    if not known.any():
-        return Interval(*[float("nan")] * 3)
-    at = np.unique(state[known], return_inverse=True)[1].reshape(-1)
-    means = [np.bincount(at, x[known]) / np.bincount(at) for x in (one, other)]
-    return difference_interval(means[0], means[1], np.arange(len(means[0])))
 
 
 def _counts(trials: Trials, flips: Flips, kept: Ids) -> dict[str, xr.DataArray]:

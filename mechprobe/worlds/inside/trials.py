@@ -121,7 +121,7 @@ def _pairs(world: World, request: Request, n_patched: int) -> Pairs:
     dropped = dict(sorted(Counter(reason for reason in reasons if reason).items()))
     longest = int(first.lengths[keep].max(initial=0))
     one, other = (p.ids[keep, :longest] for p in (first, second))
-    return Pairs(states1[keep], states2[keep], one, other, len(keep), dropped)
+    return Pairs(states1[keep], states2[keep], one, other, len(keep), dropped, n_states=world.usable_states())
 
 
 def _strings(world: World, pairs: Pairs, request: Request) -> tuple[Strings, int, int]:

@@ -8,17 +8,17 @@ import xarray as xr
 
 from mechprobe.models import Model, alone
 from mechprobe.provenance import Call
-from mechprobe.stats import difference_interval
+from mechprobe.stats import BAND_ENDS, Curve, Interval, accuracy_interval, curve, influence_of_groups
 from mechprobe.worlds.automata.arrays import Ids
 from mechprobe.worlds.automata.base import World
-from mechprobe.worlds.metrics.dataset import ENDS, Outcome, world_dataset
+from mechprobe.worlds.metrics.dataset import METRICS, Outcome, over_positions, world_dataset
 from mechprobe.worlds.metrics.drawing import PrefixKind, drawn_pairs, held_out_walks, named
 from mechprobe.worlds.metrics.exam import Exam
 from mechprobe.worlds.metrics.journal import Journal
 from mechprobe.worlds.metrics.pairs import Pairs
 from mechprobe.worlds.metrics.request import Request, checked
 from mechprobe.worlds.metrics.results import WorldByLayer
-from mechprobe.worlds.metrics.scores import Scores
+from mechprobe.worlds.metrics.scores import TESTS
 from mechprobe.worlds.predictors.acceptance import Acceptance, Epsilon
 from mechprobe.worlds.predictors.network import LanguageModel
 from mechprobe.worlds.predictors.oracles import legal_only, true_automaton, uniform
@@ -153,27 +153,36 @@ def _dataset(
     for prefix, part in parts.items():
         data = data.assign({f"{prefix}{name}": part[name].variable for name in per_model})
     data = data.assign_coords(reference=list(outcomes)[2 * n :])
-    return data.assign(_above_control(data))
+    every_layer = list(outcomes.values())
+    for prefix, some in (("", every_layer[:n]), ("control_", every_layer[n : 2 * n])):
+        data = data.assign(_validity_band(prefix, some, request.seed))
+    return _with_test_bands(data, same, different, request)
 
 
-def _above_control(data: xr.Dataset) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
-    """Return layer minus control on the pairs that both kept, with intervals over states."""
-    tests = data["test"].values.tolist()
-    out = np.full((len(ENDS), data.sizes["layer"], len(tests)), np.nan)
-    for i in range(data.sizes["layer"]):
-        for j in range(len(tests)):
-            own, other = (data[name].values[i, j] for name in ("score", "control_score"))
-            both = ~np.isnan(own) & ~np.isnan(other)
-            if both.any():
-                state = data["state"].values[j]
-                out[:, i, j] = difference_interval(*_by_state(own, other, state, both))
+def _validity_band(prefix: str, outcomes: Sequence[Outcome], seed: int) -> dict[str, tuple[str, np.ndarray]]:
+    """Return the bounds within which next-token validity lies at all layers together."""
+    right = np.stack([o.validity.right for o in outcomes])
+    sequence = outcomes[0].validity.sequence
+
+    def interval(i: int, level: float) -> Interval:
+        return accuracy_interval(right[i], sequence, level=level)
+
+    found = curve(interval, influence_of_groups(right, sequence), seed=seed)
+    return {f"{prefix}{METRICS[-1]}{end}": ("layer", v) for end, v in zip(BAND_ENDS, found, strict=True)}
+
+
+def _with_test_bands(data: xr.Dataset, same: Pairs, different: Pairs, request: Request) -> xr.Dataset:
+    """Return the data with bands over layers, and with layer minus control on the pairs of both."""
+    above: list[Curve] = []
+    for j, test in enumerate(data["test"].values.tolist()):
+        pairs = same if test == TESTS[0] else different
+        state, sampled = pairs.clusters(request.published), float(data["states_sampled"].values[j])
+        own, control = (data[f"{p}score"].values[:, j, : len(pairs)] for p in ("", "control_"))
+        for prefix, score in (("", own), ("control_", control)):
+            found = over_positions(score, None, state, sampled, request.seed)
+            bounds = zip(BAND_ENDS, found, strict=True)
+            data = data.assign({f"{prefix}{test}{end}": ("layer", v) for end, v in bounds})
+        above.append(over_positions(own, control, state, sampled, request.seed))
+    bounds = zip(BAND_ENDS, zip(*above, strict=True), strict=True)
     dims = ("layer", "test")
-    return {f"above_control{end}": (dims, out[e]) for e, end in enumerate(ENDS)}
-
-
-def _by_state(own: Scores, other: Scores, state: Ids, known: np.ndarray) -> tuple[Scores, Scores, Ids]:
-    """Return means over the pairs of each state: a state counts once, as in the metrics."""
-    at = np.unique(state[known], return_inverse=True)[1].reshape(-1)
-    count = np.bincount(at)
-    means = [np.bincount(at, values[known]) / count for values in (own, other)]
-    return means[0], means[1], np.arange(len(count))
+    return data.assign({f"above_control{end}": (dims, np.stack(v, axis=1)) for end, v in bounds})

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from mechprobe.stats import Interval, accuracy_interval
+from mechprobe.stats import (
+    Curve,
+    Interval,
+    accuracy_interval,
+    curve,
+    influence_of_units,
+    unit_difference_interval,
+    unit_interval,
+)
 from mechprobe.worlds.automata.arrays import Ids
 from mechprobe.worlds.automata.base import World
 from mechprobe.worlds.metrics.next_word import Validity
@@ -37,15 +45,24 @@ class Outcome:
     scores: dict[Test, Gathered]
 
 
-def over_states(values: Scores, clusters: Ids) -> Interval:
-    """Return the mean over states of the mean over a state's pairs, and its 95 % interval.
+def over_positions(values: Scores, other: Scores | None, clusters: Ids, sampled: float, seed: int) -> Curve:
+    """Return means over states at many layers or places, each with its interval, and a band.
 
-    Pairs that were dropped (NaN) are left out; states are resampled.
+    Args:
+        values: Score of every pair at every position, ``[position, pair]``; NaN: dropped.
+        other: What is taken away from them, on the pairs that both kept; None for nothing.
+        clusters: State that each pair belongs to.
+        sampled: Share of all states that are in the sample.
+        seed: Of the band.
     """
-    known = ~np.isnan(values)
-    found, at = np.unique(clusters[known], return_inverse=True)
-    means = np.bincount(at.reshape(-1), values[known]) / np.maximum(np.bincount(at.reshape(-1)), 1)
-    return accuracy_interval(means, np.arange(len(found)))
+
+    def interval(i: int, level: float) -> Interval:
+        if other is None:
+            return unit_interval(values[i], clusters, sampled=sampled, level=level)
+        return unit_difference_interval(values[i], other[i], clusters, sampled=sampled, level=level)
+
+    moved = values if other is None else values - other
+    return curve(interval, influence_of_units(moved, clusters, sampled), seed=seed)
 
 
 def world_dataset(
@@ -62,9 +79,11 @@ def world_dataset(
     """
     pairs = {test: same if test == TESTS[0] else different for test in TESTS}
     clusters = {test: p.clusters(request.published) for test, p in pairs.items()}
+    sampled = {test: p.sampled(request.published) for test, p in pairs.items()}
     data = xr.Dataset(coords={"model": list(outcomes), "metric": list(METRICS)})
     for test in TESTS:
-        found = [over_states(o.scores[test].values, clusters[test]) for o in outcomes.values()]
+        each = (o.scores[test].values for o in outcomes.values())
+        found = [unit_interval(scores, clusters[test], sampled=sampled[test]) for scores in each]
         data = data.assign(_intervals(test, found))
     valid = [accuracy_interval(o.validity.right, o.validity.sequence) for o in outcomes.values()]
     data = data.assign(_intervals(NEXT_TOKEN, valid))
@@ -73,9 +92,11 @@ def world_dataset(
     data = data.assign(_errors(outcomes))
     if request.mode != "exact":
         errors = [o.scores[TESTS[0]].suffix_error for o in outcomes.values()]
-        cluster = clusters[TESTS[0]]
-        data = data.assign(_intervals("suffix_error", [over_states(e, cluster) for e in errors]))
-        data = data.assign(_over_suffixes(request.suffixes, errors, cluster))
+        states = clusters[TESTS[0]], sampled[TESTS[0]]
+        found = [unit_interval(e, states[0], sampled=states[1]) for e in errors]
+        data = data.assign(_intervals("suffix_error", found))
+        data = data.assign(_over_suffixes(request.suffixes, errors, *states))
+    data["states_sampled"] = ("test", np.array(list(sampled.values())))
     facts: dict[str, str | int] = {
         "world": world.name,
         "mode": request.mode,
@@ -89,19 +110,19 @@ def world_dataset(
 
 
 def add_sensitivity(
-    data: xr.Dataset, curves: Mapping[tuple[str, float], Mapping[str, tuple[Scores, Ids]]]
+    data: xr.Dataset, curves: Mapping[tuple[str, float], Mapping[str, Interval]]
 ) -> xr.Dataset:
     """Return the data with curves of the given model's metrics over epsilon, M and k.
 
     Args:
         data: Data of a ``WorldModelResult``.
-        curves: For each (knob, value), the scores and clusters of the tests that it moves.
+        curves: For each (knob, value), the means of the tests that it moves.
     """
     grids = np.full((len(ENDS), len(curves), len(METRICS)), np.nan)
     for row, tests in enumerate(curves.values()):
         for column, metric in enumerate(METRICS):
             if metric in tests:
-                grids[:, row, column] = over_states(*tests[metric])
+                grids[:, row, column] = tests[metric]
     dims = ("setting", "metric")
     found = {f"sensitivity{e}": (dims, grid) for e, grid in zip(ENDS, grids, strict=True)}
     knobs = np.array([knob for knob, _ in curves], dtype=object)
@@ -122,14 +143,16 @@ def _errors(outcomes: Mapping[str, Outcome]) -> dict[str, tuple[tuple[str, str],
 
 
 def _over_suffixes(
-    n_samples: int, errors: Sequence[Scores], cluster: Ids
+    n_samples: int, errors: Sequence[Scores], cluster: Ids, sampled: float
 ) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
     """Return compression at every M up to that of the samples, with intervals."""
     at = np.array(sorted({*(m for m in CURVE if m < n_samples), n_samples}))
-    curve = np.array(
-        [[over_states(none_refused(e, n_samples, m), cluster) for m in at.tolist()] for e in errors]
-    )
-    found = {f"compression_curve{end}": (("model", "m"), curve[:, :, i]) for i, end in enumerate(ENDS)}
+
+    def interval(errors: Scores, m: int) -> Interval:
+        return unit_interval(none_refused(errors, n_samples, m), cluster, sampled=sampled)
+
+    bounds = np.array([[interval(e, m) for m in at.tolist()] for e in errors])
+    found = {f"compression_curve{end}": (("model", "m"), bounds[:, :, i]) for i, end in enumerate(ENDS)}
     return {**found, "m": (("m",), at)}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mechprobe.models import alone
 from mechprobe.provenance import Call
+from mechprobe.stats import Interval, unit_interval
 from mechprobe.worlds.automata.arrays import Ids
 from mechprobe.worlds.automata.base import World
 from mechprobe.worlds.metrics.dataset import add_sensitivity, world_dataset
@@ -14,7 +15,7 @@ from mechprobe.worlds.metrics.exam import Exam
 from mechprobe.worlds.metrics.journal import Journal
 from mechprobe.worlds.metrics.request import Request, checked, require_room
 from mechprobe.worlds.metrics.results import WorldModelResult
-from mechprobe.worlds.metrics.scores import TESTS, Scores, Test
+from mechprobe.worlds.metrics.scores import TESTS, Test
 from mechprobe.worlds.predictors.acceptance import Acceptance, Epsilon
 from mechprobe.worlds.predictors.oracles import NOISY, legal_only, true_automaton, uniform
 from mechprobe.worlds.predictors.predictor import Predictor
@@ -142,8 +143,8 @@ def evaluate_world_model(
     return WorldModelResult(data, record)
 
 
-def _curves(exam: Exam, predictor: Predictor) -> dict[tuple[str, float], dict[str, tuple[Scores, Ids]]]:
-    """Return scores and clusters over epsilon, M and k, each on the same first pairs."""
+def _curves(exam: Exam, predictor: Predictor) -> dict[tuple[str, float], dict[str, Interval]]:
+    """Return means over epsilon, M and k, each on the same first pairs."""
     request = exam.request
     settings: list[tuple[str, float, Request]] = []
     if isinstance(request.acceptance, Epsilon):
@@ -156,12 +157,14 @@ def _curves(exam: Exam, predictor: Predictor) -> dict[tuple[str, float], dict[st
         "suffixes": TESTS[:2],
         "k": TESTS if request.mode == "exact" else TESTS[2:],
     }
-    out: dict[tuple[str, float], dict[str, tuple[Scores, Ids]]] = {}
+    out: dict[tuple[str, float], dict[str, Interval]] = {}
     for knob, value, changed in settings:
         curve = exam.scores("curve", affected[knob], predictor, changed, SENSITIVITY_PAIRS)
-        found: dict[str, tuple[Scores, Ids]] = {}
+        found: dict[str, Interval] = {}
         for test, gathered in curve.items():
-            pairs = exam.same if test == "compression_precision" else exam.different
-            found[test] = gathered.values, pairs.clusters(request.published)[: len(gathered.values)]
+            n = len(gathered.values)
+            pairs = (exam.same if test == "compression_precision" else exam.different).first(n)
+            sampled, cluster = pairs.sampled(request.published), pairs.clusters(request.published)
+            found[test] = unit_interval(gathered.values, cluster, sampled=sampled)
         out[knob, float(value)] = found
     return out

@@ -28,6 +28,7 @@ class Pairs:
         n_drawn: Pairs that were drawn.
         dropped: Why pairs that were drawn are not here, and how many.
         redrawn: Equal prefixes that were drawn again.
+        n_states: States that the first was drawn from, all alike; None: beyond count.
     """
 
     states1: States
@@ -37,6 +38,7 @@ class Pairs:
     n_drawn: int
     dropped: dict[str, int]
     redrawn: int = 0
+    n_states: int | None = None
 
     def __len__(self) -> int:
         return len(self.states1)
@@ -64,6 +66,16 @@ class Pairs:
         """
         key = np.column_stack([self.states1, self.states2]) if published else self.states1
         return np.unique(key, axis=0, return_inverse=True)[1].reshape(-1)
+
+    def sampled(self, published: bool) -> float:
+        """Return the share of all states that the pairs belong to; 0 where they are beyond count.
+
+        ``published``: pairs of unequal states are drawn from as many as there are pairs of states,
+        which nobody counts.
+        """
+        if self.n_states is None or (published and not np.array_equal(self.states1, self.states2)):
+            return 0.0
+        return len(np.unique(self.states1, axis=0)) / self.n_states
 
     def require(self, what: str) -> "Pairs":
         """Return the pairs if there are any.
@@ -100,7 +112,8 @@ def draw_same(world: World, n: int, rng: np.random.Generator, *, published: bool
         redrawn += len(again)
         new1, new2 = _two(world, states[again], rng, published)
         first, second = _replaced(first, again, new1), _replaced(second, again, new2)
-    return _kept(states, states, first, second, redrawn)
+    n_states = world.usable_states(published=published)
+    return _kept(states, states, first, second, redrawn, n_states)
 
 
 def draw_different(world: World, n: int, rng: np.random.Generator, *, published: bool) -> Pairs:
@@ -117,7 +130,7 @@ def draw_different(world: World, n: int, rng: np.random.Generator, *, published:
     first = world.sample_prefixes(states1, rng, published=published)
     lengths = first.lengths if published else None
     second = world.sample_prefixes(states2, rng, lengths, published=published)
-    return _kept(states1, states2, first, second, 0)
+    return _kept(states1, states2, first, second, 0, world.usable_states(published=published))
 
 
 def pairs_of(world: World, sequences: Sequence[Ids], n: int, rng: np.random.Generator) -> tuple[Pairs, Pairs]:
@@ -180,7 +193,7 @@ class _Pool:
         other = rng.integers(0, counts[state] - 1)
         other += other >= one
         first, second = self.starts[state] + one, self.starts[state] + other
-        return self._pairs(state, state, first, second, n)
+        return self._pairs(state, state, first, second, len(able))
 
     def different(self, n: int, rng: np.random.Generator) -> Pairs:
         counts = np.diff(self.starts)
@@ -191,11 +204,12 @@ class _Pool:
         other += other >= one
         first = self.starts[one] + rng.integers(0, counts[one])
         second = self.starts[other] + rng.integers(0, counts[other])
-        return self._pairs(one, other, first, second, n)
+        return self._pairs(one, other, first, second, len(counts))
 
-    def _pairs(self, state1: Ids, state2: Ids, first: Ids, second: Ids, n: int) -> Pairs:
+    def _pairs(self, state1: Ids, state2: Ids, first: Ids, second: Ids, n_states: int) -> Pairs:
         one, other = self._prefix(first), self._prefix(second)
-        return Pairs(self.states[state1], self.states[state2], one, other, n, {})
+        states = self.states[state1], self.states[state2]
+        return Pairs(*states, one, other, len(state1), {}, n_states=n_states)
 
     def _none(self, n: int, reason: str) -> Pairs:
         states, ids = self.states[:0], self.ids[:0]
@@ -241,7 +255,9 @@ def _replaced(old: Prefixes, rows: Ids, new: Prefixes) -> Prefixes:
     return Prefixes(ids, lengths, tuple(reasons))
 
 
-def _kept(states1: States, states2: States, first: Prefixes, second: Prefixes, redrawn: int) -> Pairs:
+def _kept(
+    states1: States, states2: States, first: Prefixes, second: Prefixes, redrawn: int, n_states: int | None
+) -> Pairs:
     compared = _equal(first, second) & (states1 == states2).all(axis=1)
     reasons = [
         one or other or (EQUAL if equal else "")
@@ -250,7 +266,7 @@ def _kept(states1: States, states2: States, first: Prefixes, second: Prefixes, r
     keep = np.array([not reason for reason in reasons], dtype=np.bool_)
     dropped = dict(sorted(Counter(reason for reason in reasons if reason).items()))
     one, other = (_trimmed(p.ids[keep], p.lengths[keep]) for p in (first, second))
-    return Pairs(states1[keep], states2[keep], one, other, len(keep), dropped, redrawn)
+    return Pairs(states1[keep], states2[keep], one, other, len(keep), dropped, redrawn, n_states)
 
 
 def _trimmed(ids: Ids, lengths: Ids) -> Ids:

@@ -37,8 +37,9 @@ class WorldModelResult(Result):
     - ``n_drawn``, ``n_redrawn`` (metric), ``n_kept`` (model, metric), ``dropped`` (model, metric,
       reason): what became of the pairs that were drawn; positions for ``next_token_validity``;
     - ``score`` (model, test, pair) and ``pair_suffix_error`` (model, pair; of compression), NaN
-      where dropped, and ``state`` (test, pair), the state that a pair belongs to, -1 where there
-      is none;
+      where dropped, ``state`` (test, pair), the state that a pair belongs to, -1 where there is
+      none, and ``states_sampled`` (test): the share of all states that were drawn, 0 where they
+      are beyond count;
     - where asked for, ``sensitivity`` with ``_low`` and ``_high`` (setting, metric), of the given
       model, with ``knob`` (epsilon, suffixes, k) and ``at`` (setting);
     - ``model_name`` (model), ``world``, ``mode``, ``acceptance``, ``suffixes``, ``k``,
@@ -161,7 +162,8 @@ class WorldByLayer(Result):
 
     - ``compression_precision``, ``distinction_precision``, ``distinction_recall`` (means over
       states) and ``next_token_validity`` (mean over positions), each with ``_low`` and ``_high``:
-      95 % intervals over states, or over sequences; NaN where no pair was left;
+      95 % intervals over states, or over sequences; NaN where no pair was left; and with
+      ``_band_low`` and ``_band_high``, which hold all layers together in 95 %;
     - ``suffix_error`` and ``compression_curve`` (layer, m) with bounds, ``refused_legal``,
       ``accepted_illegal`` (layer, metric): as in ``WorldModelResult``;
     - the same with ``control_``: the true automaton that refuses and accepts as wrongly as the
@@ -169,7 +171,8 @@ class WorldByLayer(Result):
     - ``above_control`` with bounds (layer, test): layer minus control on the pairs that both kept;
     - ``n_kept`` (layer, metric), ``dropped`` (layer, metric, reason), ``score`` (layer, test,
       pair) and ``pair_suffix_error`` (layer, pair), NaN where dropped, and these with
-      ``control_``; ``n_drawn``, ``n_redrawn`` (metric), ``state`` (test, pair).
+      ``control_``; ``n_drawn``, ``n_redrawn`` (metric), ``state`` (test, pair),
+      ``states_sampled`` (test).
 
     The same with ``reference_`` over ``reference`` (uniform, legal_only, automaton), and ``world``,
     ``mode``, ``acceptance``, ``suffixes``, ``k``, ``max_tokens``.

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from mechprobe.provenance import Provenance
 from mechprobe.results.base import Result
-from mechprobe.stats import wilson_interval
+from mechprobe.stats import share_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class Detours(Result):
     """How often a model still arrives when it is pushed off its way.
 
-    ``data`` holds over ``p``: ``success`` with ``_low`` and ``_high`` (Wilson, trips independent),
-    ``navigator`` (the share that a driver who knows the map reaches with the same detours; also
-    with bounds), ``n_detours`` (per trip); ``outcome_share`` (p, outcome); ``n_trips``.
+    ``data`` holds over ``p``: ``success`` with ``_low`` and ``_high`` (trips are
+    independent), ``navigator`` (the share that a driver who knows the map reaches with the same
+    detours; also with bounds), ``n_detours`` (per trip); ``outcome_share`` (p, outcome); ``n_trips``.
     """
 
     kind: ClassVar[str] = "detours"
@@ -70,7 +70,7 @@ def detours_of(
     )
     for name, (outcome, _) in (("success", model), ("navigator", navigator)):
         arrived = (outcome == 0).sum(axis=1).tolist()
-        bounds = np.array([wilson_interval(k, n_trips) for k in arrived])
+        bounds = np.array([share_interval(k, n_trips) for k in arrived])
         for i, end in enumerate(("", "_low", "_high")):
             data[f"{name}{end}"] = ("p", bounds[:, i])
     shares = [(model[0] == i).mean(axis=1) for i in range(len(outcomes))]

@@ -358,7 +358,7 @@ class StreetMap(World):
         }
         return out | ({"streets_dropped": self._dropped} if self._dropped else {})
 
-    def usable_pairs(self, *, published: bool = True) -> int:
+    def usable_states(self, *, published: bool = False) -> int:
         """Return how many states ``sample_states`` draws from."""
         return int(self._usable(1 if published else 0).sum())
 

@@ -21,7 +21,8 @@ class SequenceTraining(Result):
 
     ``data`` holds ``loss`` (step): of the batch of each update; and at every evaluation
     ``held_out_loss``, ``next_token_validity`` with ``_low`` and ``_high`` (evaluated): the share of
-    held-out places where the most likely word is legal, sequences resampled.
+    held-out places where the most likely word is legal, with 95 % intervals over sequences. The
+    record's ``threads`` are the numbers of threads that trained it.
     """
 
     kind: ClassVar[str] = "sequence_training"

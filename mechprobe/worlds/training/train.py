@@ -94,7 +94,8 @@ def train_sequence_model(
         progress: Show a bar.
 
     Returns:
-        Losses, held-out loss and next-token validity with its interval.
+        Losses, held-out loss and next-token validity with its interval. The record says how many
+        ``threads`` trained it: with another number sums are rounded otherwise, and the weights differ.
 
     Raises:
         ValueError: Sequences that do not fit the world, sizes that do not fit each other, or a
@@ -137,6 +138,7 @@ def train_sequence_model(
         sequences=len(sequences),
         held_out=held_out if isinstance(held_out, float) else len(held_out),
         warmup=recipe.warmup,
+        threads=session.threads,
     )
     return training_of(session.losses, session.evaluations, provenance)
 
@@ -158,8 +160,12 @@ class _Session:
         self.step = 0
         self.losses: list[float] = []
         self.evaluations: list[tuple[float, ...]] = []
+        # Sums over threads are rounded in another order: weights are those of this number.
+        self.threads: list[int] = []
 
     def run(self, evaluate_every: int, *, progress: bool) -> None:
+        if self.step < self.recipe.steps:
+            self.threads = sorted({*self.threads, torch.get_num_threads()})
         reader = batches(self.data.train, self.recipe.batch_size, self.recipe.seed)
         for _ in range(self.step):
             next(reader)
@@ -201,7 +207,7 @@ class _Session:
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float, float, float]:
-        """Return held-out loss, next-token validity, and its interval, sequences resampled."""
+        """Return held-out loss, next-token validity, and its interval over sequences."""
         self.model.eval()
         rows, total, words = self.data.held_out, 0.0, 0
         said = np.full(pad(rows).shape, PAD, dtype=np.int64)
@@ -229,6 +235,7 @@ class _Session:
             "step": str(self.step),
             "losses": json.dumps(self.losses),
             "evaluations": json.dumps(self.evaluations),
+            "threads": json.dumps(self.threads),
         }
         write_whole(self.file, lambda path: save_file(tensors, path, metadata=notes))
 
@@ -251,6 +258,7 @@ class _Session:
         self.step = int(notes["step"])
         self.losses = json.loads(notes["losses"])
         self.evaluations = [tuple(e) for e in json.loads(notes["evaluations"])]
+        self.threads = json.loads(notes.get("threads", "[]"))
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
