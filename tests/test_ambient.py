@@ -209,7 +209,7 @@ def test_derived_records_tell_their_arguments_apart(model: Any) -> None:
     import mechprobe as mp
 
     one, other = (
-        mp.difficulty(model, steps=[1], distractors=[0], n=n, layers=[1], **QUIET).provenance for n in (8, 10)
+        mp.difficulty(model, steps=[1], distractors=[0], n=n, layers=[1], **QUIET).provenance for n in (8, 12)
     )
     assert one.arguments != other.arguments
     scores = mp.qk_scores(model, logic(), **QUIET)

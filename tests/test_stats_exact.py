@@ -221,3 +221,11 @@ def test_many_kinds_of_whole_groups_are_counted_by_permutations() -> None:
     null = (labels[:, :, None] == decided).sum(1)
     count = (decided == answer[:, None]).sum(0)
     np.testing.assert_allclose(found.p, (1 + (null >= count).sum(0)) / 1000)
+
+
+def test_units_that_all_have_one_label() -> None:
+    """Nothing to exchange: the count is what it is."""
+    from mechprobe.stats import units_law
+
+    law = units_law(np.array([[[2], [0], [3]]]), np.array([3]))
+    assert law.share.tolist() == [[0, 0, 0, 0, 0, 1]]

@@ -21,9 +21,9 @@ def test_both_halves_lean_the_same_way_and_the_interval_allows_for_it() -> None:
     from mechprobe.stats import accuracy_interval, crossed_interval
 
     rng = np.random.default_rng(0)
-    plain, crossed, runs = 0, 0, 400
+    plain, crossed, runs = 0, 0, 1600
     for _ in range(runs):
-        right, half = _table_of_noise(200, 8, rng)
+        right, half = _table_of_noise(200, 32, rng)
         alone = np.arange(len(right))
         plain += accuracy_interval(right, alone).low > 0.5
         crossed += crossed_interval(right, alone, half).low > 0.5

@@ -106,22 +106,6 @@ def test_few_groups_cover_as_often_as_they_say(sizes: list[int], icc: float, p: 
     assert inside / runs > 0.93 - 0.044
 
 
-def test_the_study_agrees() -> None:
-    """A small cut of the tables in the guide; the bounds are three standard errors wide."""
-    from mechprobe.bench.coverage import difference_coverage, mean_coverage, share_coverage, state_coverage
-
-    few: dict[str, int] = {"runs": 150, "seed": 1}
-    least = 0.93 - 3 * (0.93 * 0.07 / 150) ** 0.5
-    assert share_coverage([10] * 5, 0.2, 0.5, **few) > least
-    assert share_coverage([10] * 20, 0.5, 0.1, **few) > least
-    assert difference_coverage([1] * 100, 0.05, 0.0, 1.0, **few) > least
-    assert difference_coverage([10] * 20, 0.15, 0.05, 0.5, **few) > least
-    assert mean_coverage([10] * 3, 0.5, **few) > least
-    for states, pairs in ((3, 100), (100, 100)):
-        for found in state_coverage(states, pairs, 0.5, 0.5, **few):
-            assert found > least
-
-
 def test_copies_of_an_example_are_no_further_evidence() -> None:
     from mechprobe.stats import accuracy_interval
 

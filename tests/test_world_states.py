@@ -13,7 +13,7 @@ def test_few_states_all_drawn_cover_what_is_true() -> None:
     from mechprobe.worlds import Counter, evaluate_world_model, noisy_oracle
 
     world = Counter(2)
-    model = noisy_oracle(world, 0.2, 0)
+    model = noisy_oracle(world, 0.2, 0.1)
     asked: dict[str, Any] = {"suffixes": 2, "k": 2, "baselines": False, "progress": False}
     name, runs = "distinction_precision", 60
     truth = float(evaluate_world_model(model, world, n=6000, **asked).data[name].sel(model="given"))

@@ -13,6 +13,7 @@ from mechprobe.cli.heads import heads
 from mechprobe.cli.lens import lens
 from mechprobe.cli.models import check, models
 from mechprobe.cli.report import cite, demo, report
+from mechprobe.cli.study import study
 from mechprobe.cli.world import world
 
 app = App(
@@ -21,7 +22,7 @@ app = App(
     version=mechprobe.__version__,
     help_format="plaintext",
 )
-for command in (demo, lens, heads, world, check, models, bench, report, cite):
+for command in (demo, lens, heads, world, check, models, bench, study, report, cite):
     app.command(command)
 
 _WRONG_USE = (ValueError, TypeError, NotImplementedError, IndexError, FileNotFoundError)

@@ -266,7 +266,7 @@ def units_law(right: Int[np.ndarray, "head unit kind"], kinds: Int[np.ndarray, "
     order = np.argsort(kinds, kind="stable")
     right, kinds = right[:, :, order], kinds[order]
     shape = tuple(kinds[:-1] + 1)
-    taken = np.indices(shape).reshape(len(shape), -1)
+    taken = np.indices(shape).reshape(len(shape), int(np.prod(shape)))
     steps = np.append(np.array([np.prod(shape[i + 1 :], dtype=int) for i in range(len(shape))], int), 0)
     size = int(right.max(2).sum(1).max()) + 1
     share = np.zeros((n_heads, taken.shape[1], size))

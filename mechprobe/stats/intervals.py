@@ -11,7 +11,7 @@ from mechprobe.stats.spread import Spread, over_examples, over_units
 # What was seen counts so much among what is at least as far off.
 _SEEN = 0.75
 _PRECISION = 1e-10
-# Chosen by simulation: the least at which few groups cover 0.93 (mechprobe.bench.coverage).
+# Chosen by simulation: the least at which few groups cover 0.93 (mechprobe.study.coverage).
 _UNLIKE = 0.05
 
 
