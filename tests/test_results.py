@@ -98,7 +98,7 @@ def test_a_full_disk_while_saving_leaves_the_old_file(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", full)
+    monkeypatch.setattr("mechprobe.files.os.fsync", full)
     with pytest.raises(OSError, match=r"could not write .*No space left.*nothing was left behind"):
         lens.save(path)
     assert path.read_bytes() == before

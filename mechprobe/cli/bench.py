@@ -44,7 +44,7 @@ class Output:
         say(f"[{','.join(texts)}]" if several else "\n\n".join(texts))
         if self.html is not None:
             page = "".join(report.to_html() for report in found)
-            write_whole(self.html, lambda file: file.write_text(page, encoding="utf-8"))
+            write_whole(self.html, page.encode())
         if self.image is not None:
             found[0].plot().write_image(self.image, scale=2)
         return 0 if all(report.passed for report in found) else 1

@@ -182,6 +182,6 @@ def _show(found: "HeadSelection", scores: "HeadScores", more: "list[Result]", *,
     print_table(found.headline(), found.summary())
     print_table("the model's own answers", scores.baseline())
     audit = scores.data[["shortcut_accuracy", "shortcut_low", "shortcut_high"]].to_dataframe()
-    print_table("what shortcuts alone score (each question by what was learnt on the other half)", audit.round(3))
+    print_table("what shortcuts alone score (by what was learnt on the other half)", audit.round(3))
     for result in more:
         print_table(type(result).__name__, result.summary())

@@ -130,7 +130,7 @@ def _patching_lines(data: xr.Dataset) -> tuple[go.Figure, int]:
             figure.add_scatter(**line, showlegend=i == 0, **at)
     add_key(figure, _MODEL, {"row": 1, "col": 1})
     figure.update_yaxes(title_text="swapped: lesser of gained and lost", col=1)
-    return figure, 168 + 280 * rows
+    return figure, 204 + 280 * rows
 
 
 def _patching_grid(data: xr.Dataset) -> go.Figure:
@@ -209,7 +209,8 @@ def _grid_axes(figure: go.Figure, data: xr.Dataset) -> None:
 def _panels(figure: go.Figure, columns: int, layers: list[int]) -> None:
     figure.update_layout(
         width=max(560, 120 + 195 * columns),
-        margin={"l": 64, "r": 24, "t": 100, "b": 132},
+        # In a narrow figure every entry of the legend has a line of its own.
+        margin={"l": 64, "r": 24, "t": 100, "b": 132 if columns > 2 else 168},
         legend={
             "orientation": "h",
             "x": 0,

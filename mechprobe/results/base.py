@@ -1,5 +1,6 @@
 """What every method returns: one labelled dataset, and the record of what made it."""
 
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -73,7 +74,10 @@ class Result:
         data = self.data.copy()
         data.attrs = {"schema": self.schema(), "provenance": self.provenance.to_json()}
         encoding = {name: _encoding(data[name]) for name in data.variables}
-        return write_whole(path, lambda file: data.to_netcdf(file, engine=ENGINE, encoding=encoding))
+        # In memory: HDF5 that runs out of room takes the interpreter with it.
+        whole = io.BytesIO()
+        data.to_netcdf(whole, engine=ENGINE, encoding=encoding)
+        return write_whole(path, whole.getvalue())
 
     def section(self) -> "Section":
         """Return the result as a section of a page; kinds that show more say so themselves."""

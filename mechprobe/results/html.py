@@ -196,4 +196,4 @@ def write_page(path: str | Path, title: str, sections: Sequence[Section]) -> Pat
             is left as it was.
     """
     text = page(title, sections)
-    return write_whole(path, lambda file: file.write_text(text, encoding="utf-8", newline="\n"))
+    return write_whole(path, text.encode())

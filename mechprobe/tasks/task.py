@@ -251,7 +251,7 @@ class Task:
         data = ("\n".join([head, *lines]) + "\n").encode()
         # No time inside, so that the same task gives the same file.
         whole = gzip.compress(data, mtime=0) if Path(path).suffix == ".gz" else data
-        return write_whole(path, lambda file: file.write_bytes(whole))
+        return write_whole(path, whole)
 
     def to_dataframe(self) -> "pd.DataFrame":
         """Return one row per example."""

@@ -209,7 +209,7 @@ def make_shipped(
 def _shrink(folder: Path, record: "SequenceTraining") -> None:
     """Store the weights in half the bytes, and what the model reached beside them."""
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     last = record.data.isel(evaluated=-1)
     reached = {
@@ -222,9 +222,9 @@ def _shrink(folder: Path, record: "SequenceTraining") -> None:
         )
     } | {"steps": int(last["evaluated"])}
     text = json.dumps(reached, indent=1)
-    write_whole(folder / "training.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(folder / "training.json", text.encode())
     half = {k: v.to(torch.float16) for k, v in load_file(folder / "model.safetensors").items()}
-    write_whole(folder / "model.safetensors", lambda path: save_file(half, path, metadata={"format": "pt"}))
+    write_whole(folder / "model.safetensors", save(half, metadata={"format": "pt"}))
 
 
 def _keep(file: Path, sequences: Sequence[Ids]) -> None:
@@ -232,7 +232,7 @@ def _keep(file: Path, sequences: Sequence[Ids]) -> None:
     world = shipped_world()
     text = "".join(f"{' '.join(world.decode(s))}\n" for s in sequences)
     data = gzip.compress(text.encode(), mtime=0)
-    write_whole(file, lambda path: path.write_bytes(data))
+    write_whole(file, data)
 
 
 def _checkpoints() -> "resources.abc.Traversable":

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -237,7 +237,7 @@ class _Session:
             "evaluations": json.dumps(self.evaluations),
             "threads": json.dumps(self.threads),
         }
-        write_whole(self.file, lambda path: save_file(tensors, path, metadata=notes))
+        write_whole(self.file, save(tensors, metadata=notes))
 
     def restore(self) -> None:
         if not self.file.exists():
@@ -311,14 +311,10 @@ def _save(model: Any, world: World, folder: Path) -> None:
     """Write config, weights and words; the weights last, since a folder without them is none."""
     words = {word: i for i, word in enumerate((*world.tokens, PAD_WORD))}
     text = json.dumps(words, ensure_ascii=False, indent=0)
-    write_whole(folder / "tokens.json", lambda path: path.write_text(text, encoding="utf-8"))
-    write_whole(
-        folder / "config.json", lambda path: path.write_text(model.config.to_json_string(use_diff=False))
-    )
+    write_whole(folder / "tokens.json", text.encode())
+    write_whole(folder / "config.json", model.config.to_json_string(use_diff=False).encode())
     tensors = {k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
-    write_whole(
-        folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"})
-    )
+    write_whole(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
 
 
 def _require_same(stored: dict[str, Any], asked: dict[str, Any], file: Path) -> None:
