@@ -42,7 +42,7 @@ def crossed_interval(
     Example:
         >>> right, half = np.ones(80), np.arange(80) // 40
         >>> [round(v, 3) for v in crossed_interval(right, np.arange(80), half)]
-        [1.0, 0.888, 1.0]
+        [1.0, 0.903, 1.0]
 
     References:
         Bengio & Grandvalet, No Unbiased Estimator of the Variance of K-Fold Cross-Validation

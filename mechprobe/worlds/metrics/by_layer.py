@@ -24,7 +24,7 @@ from mechprobe.worlds.predictors.network import LanguageModel
 from mechprobe.worlds.predictors.oracles import legal_only, true_automaton, uniform
 from mechprobe.worlds.predictors.predictor import Predictor
 from mechprobe.worlds.predictors.residual import chosen_layers
-from mechprobe.worlds.predictors.subject import as_network
+from mechprobe.worlds.predictors.subject import answers, as_network
 
 
 @alone
@@ -112,7 +112,8 @@ def world_by_layer(
         "sequences": named(sequences),
     }
     asked = {**call.told(**meant), "batch_size": None}  # which changes nothing that is kept
-    journal = Journal(resume, {**asked, "world_digest": world.digest(), "model": about_model})
+    run = {**asked, "world_digest": world.digest(), "model": about_model}
+    journal = Journal(resume, run, lambda: answers(net, world, request.max_tokens))
     same, different = drawn_pairs(net, world, request, prefixes)
     walks = held_out_walks(world, request, sequences)
     exam = Exam(world, request, same, different, walks, journal, batch_size, progress)

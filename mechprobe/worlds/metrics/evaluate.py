@@ -19,7 +19,7 @@ from mechprobe.worlds.metrics.scores import TESTS, Test
 from mechprobe.worlds.predictors.acceptance import Acceptance, Epsilon
 from mechprobe.worlds.predictors.oracles import NOISY, legal_only, true_automaton, uniform
 from mechprobe.worlds.predictors.predictor import Predictor
-from mechprobe.worlds.predictors.subject import Subject, about, as_predictor
+from mechprobe.worlds.predictors.subject import Subject, about, answers, as_predictor
 
 GIVEN = "given"
 # Pairs of each point of the sensitivity curves, at most.
@@ -127,7 +127,8 @@ def evaluate_world_model(
     about_model = about(predictor)
     meant = {**request.recorded(world), "prefixes": named(prefixes), "sequences": named(sequences)}
     asked = {**call.told(**meant), "batch_size": None}  # which changes nothing that is kept
-    journal = Journal(resume, {**asked, "world_digest": world.digest(), "model": about_model})
+    run = {**asked, "world_digest": world.digest(), "model": about_model}
+    journal = Journal(resume, run, lambda: answers(predictor, world, request.max_tokens))
     same, different = drawn_pairs(predictor, world, request, prefixes)
     walks = held_out_walks(world, request, sequences)
     exam = Exam(world, request, same, different, walks, journal, batch_size, progress)

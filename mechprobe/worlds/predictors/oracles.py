@@ -77,6 +77,7 @@ class Oracle:
         same: Steps after which all rows accept the same continuations; None for never.
         by_pair: Errors are those of the pair that a prefix is read for, not of the prefix alone:
             in a small world few prefixes would decide how often it errs.
+        rates: Shares refused and accepted, and the seed, of one that errs.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Oracle:
     by_state: bool = False
     same: int | None = None
     by_pair: bool = False
+    rates: tuple[float, float, int] | None = None
 
     def start(self, prefixes: Ids, pairs: Ids | None = None) -> OracleCursor:
         """Read prefixes ``[n, length]``, filled up with -1 on the right, for pairs of these numbers."""
@@ -193,7 +195,7 @@ def noisy_oracle(world: World, refused: float, accepted: float, seed: int = 0) -
         drawn = to_uniform(mixed(mixed(hashes, np.full(len(hashes), seed))[:, None], words[None]))
         return legal ^ (drawn < np.where(legal, refused, accepted))
 
-    return Oracle(NOISY, world, judge)
+    return Oracle(NOISY, world, judge, rates=(refused, accepted, seed))
 
 
 def _hashes(sequences: Ids) -> Hashes:

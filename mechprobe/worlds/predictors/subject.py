@@ -3,14 +3,19 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from mechprobe.models import Model
 from mechprobe.provenance import Json
-from mechprobe.worlds.automata.arrays import Ids
+from mechprobe.worlds.automata.arrays import PAD, Ids
 from mechprobe.worlds.automata.base import World
 from mechprobe.worlds.predictors.callables import callable_model
 from mechprobe.worlds.predictors.loaded import language_model
 from mechprobe.worlds.predictors.network import LanguageModel
 from mechprobe.worlds.predictors.predictor import Predictor
+
+# Prefixes behind which models are compared, and what stands for a word that cannot come.
+_ASKED, _LEAST = 32, -30.0
 
 Subject = Predictor | Model | Callable[[Ids], Any]
 
@@ -64,4 +69,28 @@ def about(predictor: Predictor) -> dict[str, Json]:
     """Return what a record says of a predictor: all of a model, the name of anything else."""
     if isinstance(predictor, LanguageModel):
         return predictor.describe()
-    return {"name": predictor.name, "class": type(predictor).__qualname__}
+    rates = getattr(predictor, "rates", None)
+    told: dict[str, Json] = {"name": predictor.name, "class": type(predictor).__qualname__}
+    return told if rates is None else {**told, "rates": list(rates)}
+
+
+def answers(predictor: Predictor, world: World, max_tokens: int) -> list[float]:
+    """Return log-probabilities of all words behind fixed prefixes, by which models are told apart.
+
+    Names do not tell: of two functions, of a model with another hook, of weights edited in place.
+
+    Args:
+        predictor: Whom to ask.
+        world: Draws the prefixes, by a seed of their own.
+        max_tokens: Longest prefix and word.
+    """
+    rng = np.random.default_rng(0)
+    walks = [walk[walk != world.end][: max_tokens - 1] for walk in world.random_walks(_ASKED, rng)]
+    starts = [walk[: int(rng.integers(1, len(walk) + 1))] for walk in walks if len(walk)]
+    prefixes = np.full((len(starts), max(map(len, starts), default=0)), PAD)
+    for row, start in zip(prefixes, starts, strict=True):
+        row[: len(start)] = start
+    if not starts:
+        return []
+    log_probs = np.asarray(predictor.start(prefixes).log_probs)
+    return np.maximum(log_probs, _LEAST).astype(np.float64).round(6).ravel().tolist()
