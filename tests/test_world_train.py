@@ -119,6 +119,34 @@ def test_interrupted_and_resumed_is_the_same(
         torch.testing.assert_close(second[name], value, rtol=0, atol=0)
 
 
+def test_a_damaged_checkpoint_is_refused(world: Any, walks: Any, tmp_path: Path) -> None:
+    """Whatever is damaged: a bit anywhere, the end, a tensor that is missing, another step."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    from mechprobe.worlds.training import train
+
+    options: dict[str, Any] = {**SMALL, "steps": 4, "folder": tmp_path}
+    first = train.train_sequence_model(world, walks, **options)
+    file, rng = tmp_path / train.CHECKPOINT, np.random.default_rng(0)
+    whole = file.read_bytes()
+    damaged = [whole[: len(whole) // 2], b"", whole + b"0"]
+    bits = [*range(0, 400, 23), *rng.integers(0, len(whole), 20).tolist()]
+    damaged += [whole[:i] + bytes([whole[i] ^ int(2 ** rng.integers(8))]) + whole[i + 1 :] for i in bits]
+    with safe_open(file, "pt") as stored:
+        notes = stored.metadata()
+        tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+    for left, step in ((list(tensors)[1:], "4"), (list(tensors), "3")):
+        save_file({key: tensors[key] for key in left}, file, metadata={**notes, "step": step})
+        damaged.append(file.read_bytes())
+    for content in damaged:
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"training\.safetensors is damaged, or of an older version"):
+            train.train_sequence_model(world, walks, **options)
+    file.write_bytes(whole)
+    assert train.train_sequence_model(world, walks, **options).data.identical(first.data)
+
+
 def test_a_finished_training_is_not_repeated(
     world: Any, walks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,13 +4,14 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -237,14 +238,12 @@ class _Session:
             "evaluations": json.dumps(self.evaluations),
             "threads": json.dumps(self.threads),
         }
-        write_whole(self.file, save(tensors, metadata=notes))
+        write_whole(self.file, save(tensors, metadata={**notes, "sha256": _checksum(tensors, notes)}))
 
     def restore(self) -> None:
         if not self.file.exists():
             return
-        with safe_open(self.file, "pt") as stored:
-            notes = stored.metadata() or {}
-            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        notes, tensors = _read_checkpoint(self.file)
         _require_same(json.loads(notes.get("facts", "{}")), self.facts, self.file)
         weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         self.model.load_state_dict(weights, strict=False)
@@ -315,6 +314,35 @@ def _save(model: Any, world: World, folder: Path) -> None:
     write_whole(folder / "config.json", model.config.to_json_string(use_diff=False).encode())
     tensors = {k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
     write_whole(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
+
+
+def _checksum(tensors: dict[str, Tensor], notes: dict[str, str]) -> str:
+    """Return a digest of all that a checkpoint holds."""
+    found = sha256(json.dumps(notes, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = tensors[name].detach().contiguous()
+        found.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _read_checkpoint(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return notes and tensors of a checkpoint that is as it was written."""
+    try:
+        with safe_open(file, "pt") as stored:
+            notes = dict(stored.metadata() or {})
+            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        if notes.pop("sha256", None) == _checksum(tensors, notes):
+            return notes, tensors
+        why = "its checksum is another"
+    # What the reader of a damaged header raises.
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
+        why = str(error)
+    msg = (
+        f"{file} is damaged, or of an older version of mechprobe ({why}). Delete it, or pass "
+        "resume=False, to train from the start."
+    )
+    raise ValueError(msg)
 
 
 def _require_same(stored: dict[str, Any], asked: dict[str, Any], file: Path) -> None:
