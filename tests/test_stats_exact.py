@@ -149,9 +149,9 @@ def test_groups_of_unequal_sizes_exchange_one_label(n_labels: int) -> None:
     answer[[-1, -3]] = [1, 0]
     swap = exchange(answer, group, np.full(16, 3), "whole groups")
     # The last two groups are mixed, of the same size; the other five are each of one label.
-    assert len(np.unique(swap.block[:5])) == len(np.unique(swap.block[5:])) == 1
+    assert len(np.unique(swap.pool[:5])) == len(np.unique(swap.pool[5:])) == 1
     labellings = set()
-    for order in orders(swap.kind.tolist(), swap.block.tolist()):
+    for order in orders(swap.kind.tolist(), swap.pool.tolist()):
         given = [
             answer[group == order[g]][member if g > 4 else 0] for g in range(7) for member in range(sizes[g])
         ]

@@ -39,7 +39,7 @@ def head_p_values(
 
     .. math:: p = P(T \ge t), \qquad p_\mathrm{mid} = P(T > t) + P(T = t) / 2
 
-    T is a sum over parts and blocks, in which labels are permuted independently; its law is the
+    T is a sum over parts and pools, in which labels are permuted independently; its law is the
     convolution of theirs. Where whole groups of three or more kinds of labels are exchanged, that
     may take too long; then every head's p is (1 + b) / (1 + B), b of B random permutations as
     accurate. p is at most nominal under the null, mid-p only about so, and nearer to it.
@@ -105,7 +105,7 @@ def _law(
     for examples, swap in parts:
         members = np.bincount(swap.unit)
         first = examples[np.argsort(swap.unit, kind="stable")[np.cumsum(members) - members]]
-        for units in _blocks(swap):
+        for units in _pools(swap):
             one, sizes = np.unique(swap.kind[units], return_index=True, return_counts=True)[1:]
             labels = swap.label[units[one]]
             if (members[units] == 1).all():
@@ -117,18 +117,18 @@ def _law(
             if steps > _MOST_STEPS:
                 return None
             total = total.plus(_units_law(decided[examples], swap, units, labels, sizes))
-    for sizes, blocks in single.items():
-        # Blocks of as many labels each are told together: there may be hundreds.
-        law = matches_law(np.array(sizes), np.concatenate(blocks), sum(sizes))
+    for sizes, pools in single.items():
+        # Pools of as many labels each are told together: there may be hundreds.
+        law = matches_law(np.array(sizes), np.concatenate(pools), sum(sizes))
         for i in range(0, len(law.error), n_heads):
             total = total.plus(Law(law.share[i : i + n_heads], law.error[i : i + n_heads]))
     return total
 
 
-def _blocks(swap: Exchange) -> list[Int[np.ndarray, " _"]]:
-    """Return the units of every block."""
-    ends = np.cumsum(np.bincount(swap.block))
-    return np.split(np.argsort(swap.block, kind="stable"), ends[:-1])
+def _pools(swap: Exchange) -> list[Int[np.ndarray, " _"]]:
+    """Return the units of every pool."""
+    ends = np.cumsum(np.bincount(swap.pool))
+    return np.split(np.argsort(swap.pool, kind="stable"), ends[:-1])
 
 
 def _units_law(

@@ -60,34 +60,34 @@ class Exchange:
         unit: Unit of every example.
         place: Its place in the unit.
         label: Labels of every unit, by place; a unit of one label holds it in all places.
-        block: Block of every unit; labels go to any unit of the same block.
+        pool: Pool of every unit; labels go to any unit of the same pool.
     """
 
     unit: Int[np.ndarray, " example"]
     place: Int[np.ndarray, " example"]
     label: Int[np.ndarray, "unit place"]
-    block: Int[np.ndarray, " unit"]
+    pool: Int[np.ndarray, " unit"]
 
     @cached_property
     def kind(self) -> Int[np.ndarray, " unit"]:
-        """Which units have the same labels in the same block."""
-        rows = np.column_stack([self.block, self.label])
+        """Which units have the same labels in the same pool."""
+        rows = np.column_stack([self.pool, self.label])
         return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
 
     @property
     def log10_relabellings(self) -> float:
         """Logarithm to base 10 of how many labellings there are, the given one included."""
-        blocks, kinds = (gammaln(np.bincount(code) + 1).sum() for code in (self.block, self.kind))
-        return float((blocks - kinds) / np.log(10))
+        pools, kinds = (gammaln(np.bincount(code) + 1).sum() for code in (self.pool, self.kind))
+        return float((pools - kinds) / np.log(10))
 
     def permuted(
         self, n_permutations: int, rng: np.random.Generator
     ) -> Int[np.ndarray, "permutation example"]:
         """Return permuted labels, one row per permutation."""
-        # Blocks are integers and keys fractions, so a sort of the sums never mixes blocks.
-        keys = self.block + rng.random((n_permutations, len(self.block)))
+        # Pools are integers and keys fractions, so a sort of the sums never mixes pools.
+        keys = self.pool + rng.random((n_permutations, len(self.pool)))
         source = np.empty(keys.shape, np.intp)
-        source[:, np.argsort(self.block, kind="stable")] = np.argsort(keys, axis=1)
+        source[:, np.argsort(self.pool, kind="stable")] = np.argsort(keys, axis=1)
         return self.label[source[:, self.unit], self.place]
 
 
@@ -108,7 +108,7 @@ def exchange(
         block: Which block, for ``"blocks within groups"``.
 
     Returns:
-        Units and blocks.
+        Units and pools.
 
     Example:
         >>> group = np.array([0, 0, 0, 1, 2, 2])
